@@ -1,0 +1,302 @@
+//! The domain's own types: what a container is asked to be, what is recorded of it, what is seen.
+//!
+//! Front doors translate their wire types to these and back. Everything here that is marked
+//! `Serialize` is written to disk: a field is only ever added, with `#[serde(default)]`.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// What the user asked for. Never changed after create, except by rename and update.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ContainerSpec {
+    pub image: String,
+    pub entrypoint: Option<Vec<String>>,
+    pub command: Option<Vec<String>>,
+    /// `KEY=value`; the image's own are merged in at create.
+    pub env: Vec<String>,
+    pub working_dir: String,
+    pub user: String,
+    pub hostname: String,
+    pub domainname: String,
+    pub labels: BTreeMap<String, String>,
+    pub tty: bool,
+    pub open_stdin: bool,
+    pub stdin_once: bool,
+    pub attach_stdin: bool,
+    pub attach_stdout: bool,
+    pub attach_stderr: bool,
+    pub exposed_ports: Vec<String>,
+    pub volumes: Vec<String>,
+    pub stop_signal: Option<String>,
+    /// Seconds; the daemon's default (10) where absent; -1 waits for ever.
+    pub stop_timeout: Option<i64>,
+    pub host: HostSpec,
+}
+
+/// What the user asked of the host.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct HostSpec {
+    pub mounts: Vec<MountSpec>,
+    /// Destination to mount options (`size=64m,mode=1777`).
+    pub tmpfs: BTreeMap<String, String>,
+    pub network: NetworkMode,
+    pub pid_mode: NamespaceMode,
+    pub ipc_mode: NamespaceMode,
+    pub uts_mode: NamespaceMode,
+    pub cgroupns_mode: NamespaceMode,
+    pub userns_mode: NamespaceMode,
+    pub cap_add: Vec<String>,
+    pub cap_drop: Vec<String>,
+    pub security_opt: Vec<String>,
+    pub privileged: bool,
+    pub read_only: bool,
+    pub init: bool,
+    pub auto_remove: bool,
+    pub restart: RestartPolicy,
+    pub resources: Resources,
+    pub devices: Vec<DeviceSpec>,
+    pub device_cgroup_rules: Vec<String>,
+    pub ulimits: Vec<Ulimit>,
+    pub sysctls: BTreeMap<String, String>,
+    pub group_add: Vec<String>,
+    pub oom_score_adj: i32,
+    /// Bytes; 64 MiB where absent.
+    pub shm_size: Option<u64>,
+    pub log: LogSpec,
+    /// Absent: the defaults of Docker. Empty: none.
+    pub masked_paths: Option<Vec<String>>,
+    pub readonly_paths: Option<Vec<String>>,
+    pub extra_hosts: Vec<String>,
+    pub dns: Vec<String>,
+    pub dns_search: Vec<String>,
+    pub dns_options: Vec<String>,
+    pub cgroup_parent: String,
+    pub annotations: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase", tag = "mode", content = "name")]
+pub enum NetworkMode {
+    /// What an unqualified `run` gets. Until bridge networks land it is as `None`, with a warning.
+    #[default]
+    Default,
+    None,
+    Host,
+    Container(String),
+    Named(String),
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase", tag = "mode", content = "name")]
+pub enum NamespaceMode {
+    #[default]
+    Private,
+    Host,
+    Shareable,
+    /// `none` of IPC: private, without /dev/shm.
+    None,
+    Container(String),
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MountSpec {
+    pub kind: MountKind,
+    /// Host path of a bind, name of a volume, empty for an anonymous volume and tmpfs.
+    pub source: String,
+    pub target: String,
+    pub read_only: bool,
+    /// `ro` of a bind applies to what is mounted below too, unless this is set.
+    #[serde(default)]
+    pub read_only_non_recursive: bool,
+    #[serde(default)]
+    pub non_recursive: bool,
+    /// `rprivate` (default), `private`, `rshared`, `shared`, `rslave`, `slave`.
+    #[serde(default)]
+    pub propagation: Option<String>,
+    /// `-v` makes a missing source directory of a bind; `--mount` refuses.
+    #[serde(default)]
+    pub create_source: bool,
+    /// Do not fill a new volume from the image.
+    #[serde(default)]
+    pub no_copy: bool,
+    #[serde(default)]
+    pub subpath: Option<String>,
+    #[serde(default)]
+    pub tmpfs_size: Option<u64>,
+    #[serde(default)]
+    pub tmpfs_mode: Option<u32>,
+    #[serde(default)]
+    pub volume_labels: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MountKind {
+    Bind,
+    Volume,
+    Tmpfs,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestartPolicy {
+    pub kind: RestartKind,
+    /// Of `on-failure`: 0 is without limit.
+    pub max_retries: u32,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RestartKind {
+    #[default]
+    No,
+    OnFailure,
+    Always,
+    UnlessStopped,
+}
+
+/// Limits. 0 or absent: none. Units as in the Docker Engine API.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Resources {
+    pub memory: i64,
+    pub memory_reservation: i64,
+    /// Memory and swap together; -1: swap without limit.
+    pub memory_swap: i64,
+    pub memory_swappiness: Option<i64>,
+    pub oom_kill_disable: bool,
+    pub nano_cpus: i64,
+    pub cpu_shares: i64,
+    pub cpu_period: i64,
+    pub cpu_quota: i64,
+    pub cpuset_cpus: String,
+    pub cpuset_mems: String,
+    pub pids_limit: Option<i64>,
+    pub blkio_weight: u16,
+    pub blkio_weight_device: Vec<WeightDevice>,
+    pub device_read_bps: Vec<ThrottleDevice>,
+    pub device_write_bps: Vec<ThrottleDevice>,
+    pub device_read_iops: Vec<ThrottleDevice>,
+    pub device_write_iops: Vec<ThrottleDevice>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WeightDevice {
+    pub path: String,
+    pub weight: u16,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ThrottleDevice {
+    pub path: String,
+    pub rate: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceSpec {
+    pub path_on_host: String,
+    pub path_in_container: String,
+    /// Subset of `rwm`.
+    pub permissions: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ulimit {
+    pub name: String,
+    pub soft: i64,
+    pub hard: i64,
+}
+
+/// `json-file` or `none`, with the options `max-size` and `max-file`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogSpec {
+    pub driver: String,
+    pub options: BTreeMap<String, String>,
+}
+
+/// Exactly one at any time; the diagram is in the header of `container`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Phase {
+    #[default]
+    Created,
+    Starting,
+    Running,
+    Paused,
+    Restarting,
+    Stopping,
+    Exited,
+    Removing,
+    /// Its record or its files cannot be used; it can only be inspected and removed.
+    Dead,
+}
+
+/// The durable record of a container.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ContainerRecord {
+    pub id: String,
+    pub name: String,
+    /// RFC 3339 with nanoseconds, as all times here.
+    pub created: String,
+    pub image_id: String,
+    pub spec: ContainerSpec,
+    /// What runs: entrypoint and command merged with the image's.
+    pub argv: Vec<String>,
+    /// Volumes by name, with the anonymous ones named.
+    pub mounts: Vec<MountPoint>,
+    pub state: RecordedState,
+    #[serde(default)]
+    pub restart_count: u32,
+    /// Stopped by a user: `unless-stopped` and `always` obey it differently.
+    #[serde(default)]
+    pub stopped_by_user: bool,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RecordedState {
+    pub phase: Phase,
+    pub pid: i32,
+    /// Field 22 of /proc/pid/stat: with the pid it names a process for ever.
+    pub pid_start_time: u64,
+    pub started_at: Option<String>,
+    pub finished_at: Option<String>,
+    pub exit_code: i32,
+    pub oom_killed: bool,
+    pub error: String,
+}
+
+/// A mount as made, for inspect and for the plan.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MountPoint {
+    pub kind: MountKind,
+    /// Volume's name.
+    pub name: String,
+    /// Host path.
+    pub source: String,
+    pub destination: String,
+    pub read_only: bool,
+    pub propagation: String,
+    pub spec: MountSpec,
+}
+
+/// An error's class: one function per front door maps it to a status or an exit code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ErrorKind {
+    InvalidArgument,
+    NotFound,
+    Conflict,
+    /// The wish is already so: start of a running container (HTTP 304).
+    NotModified,
+    /// The option exists but is not built yet, or this host cannot do it.
+    Unsupported,
+    /// The container's own program could not be started (missing, not executable).
+    CannotRun,
+    Forbidden,
+    /// A deadline passed; the message says what was waited for.
+    Timeout,
+    NoSpace,
+    Internal,
+}
