@@ -1,1 +1,257 @@
-//! store
+//! The store: everything that lasts, under one root directory owned by one process.
+//!
+//! ```text
+//! <root>/                 0711
+//!   lock                  held (flock) by the process that opened the store; its pid is inside
+//!   boot.json             boot id of the last open and whether it ended in order
+//!   meta.db               SQLite (WAL, synchronous=FULL): the index; rebuildable from the files below
+//!   blobs/sha256/ab/<hex> compressed blobs as received, verified, synced: the truth about images
+//!   layers/<chain id>/    unpacked layers: a cache
+//!   containers/<id>/      record.json, upper, work, and what engine and shim keep there
+//!   volumes/<name>/_data  user data
+//!   trash/                what was removed, until it is reaped; volumes until purged
+//!   staging/              work in flight; emptied at open
+//!   quarantine/           what could not be understood, set aside for a human
+//!   reserve               ballast, released when the disk is full so that deletion stays possible
+//! ```
+//!
+//! Order of every durable change: write in staging -> sync -> rename -> record commit -> answer.
+//!
+//! GC roots: images in the index (tagged or not), images that containers stand on, leases.
+//!
+//! Lock order: `meta` queue, `meta` writer, lease table; none is held across another's I/O.
+
+mod containers;
+pub mod disk;
+mod leases;
+mod meta;
+mod volumes;
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+pub use containers::{ContainerError, ContainerFs, ContainerRow, NewContainer};
+pub use disk::DiskError;
+pub use leases::{Lease, Resource};
+pub use meta::MetaError;
+pub use volumes::{NewVolume, TrashedVolume, VolumeError, VolumeInfo};
+
+use disk::Context;
+use meta::Meta;
+
+/// How a container's root file system is put together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Driver {
+    /// Layers stacked by the kernel.
+    Overlay,
+    /// A full copy per container, where an overlay can't be had.
+    Vfs,
+}
+
+/// How to open a store.
+#[derive(Debug, Clone, Default)]
+pub struct OpenOptions {
+    /// Instead of a probe.
+    pub driver: Option<Driver>,
+    /// Instead of the kernel's; for tests of what happens after a power cut.
+    pub boot_id: Option<String>,
+}
+
+/// An object that could not be understood. It costs itself alone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Quarantined {
+    /// `container`, `volume`, `image`, `layer`, ...
+    pub kind: &'static str,
+    pub name: String,
+    /// Where it was set aside.
+    pub path: PathBuf,
+    pub reason: String,
+}
+
+/// What was found and done at open.
+#[derive(Debug, Clone)]
+pub struct OpenReport {
+    /// The machine went down without the store having been closed: what was not synced may be
+    /// damaged, unpacked layers not marked stable are not trusted.
+    pub unclean: bool,
+    /// Why the index was set aside and rebuilt from files, if it was.
+    pub rebuilt: Option<String>,
+    pub quarantined: Vec<Quarantined>,
+    /// Repairs made, one line each.
+    pub repaired: Vec<String>,
+    pub driver: Driver,
+    /// Why this driver.
+    pub driver_reason: String,
+}
+
+/// Why a store could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error("lock {}: it is in use by process {holder}: stop that one or use another --data-root", root.display())]
+    Locked { root: PathBuf, holder: String },
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    #[error(transparent)]
+    Meta(#[from] MetaError),
+}
+
+/// Why a store could not be closed in order; the next open treats it as killed.
+#[derive(Debug, thiserror::Error)]
+pub enum CloseError {
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+}
+
+/// An open store. Synchronous; share it between threads by reference or [`Arc`].
+#[derive(Debug)]
+pub struct Store {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    root: PathBuf,
+    meta: Meta,
+    leases: Arc<Mutex<leases::Table>>,
+    unclean: bool,
+    driver: Driver,
+}
+
+impl Store {
+    /// Opens the store at `root`, making it if there is none, and puts in order what the last
+    /// process or the last boot left.
+    ///
+    /// # Errors
+    /// Another process has it open, or the disk refuses. Damage is never an error: it is repaired
+    /// or set aside, and reported.
+    pub fn open(root: &Path, options: &OpenOptions) -> Result<(Self, OpenReport), OpenError> {
+        let root = std::path::absolute(root).unwrap_or_else(|_| root.to_owned());
+        std::fs::create_dir_all(&root).on("make directory", &root)?;
+        for (dir, mode) in TREE {
+            disk::ensure_dir(&root.join(dir), *mode)?;
+        }
+        let meta = Meta::open(&root.join("meta.db"))?;
+        let driver = options.driver.unwrap_or(Driver::Overlay);
+        let report = OpenReport {
+            unclean: false,
+            rebuilt: None,
+            quarantined: Vec::new(),
+            repaired: Vec::new(),
+            driver,
+            driver_reason: String::new(),
+        };
+        let shared = Arc::new(Shared {
+            root,
+            meta,
+            leases: Arc::default(),
+            unclean: report.unclean,
+            driver,
+        });
+        Ok((Self { shared }, report))
+    }
+
+    /// Waits until everything is on disk and notes that the store was closed in order. Nothing may
+    /// be changed through this store afterwards.
+    ///
+    /// # Errors
+    /// The disk refuses; the next open treats the store as killed then.
+    pub fn close(&self) -> Result<(), CloseError> {
+        Ok(())
+    }
+
+    /// The root directory, absolute.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.shared.root
+    }
+
+    /// How containers' root file systems are to be put together.
+    #[must_use]
+    pub fn driver(&self) -> Driver {
+        self.shared.driver
+    }
+
+    pub(crate) fn meta(&self) -> &Meta {
+        &self.shared.meta
+    }
+
+    /// Whether the machine went down since the store was last closed in order.
+    pub(crate) fn unclean(&self) -> bool {
+        self.shared.unclean
+    }
+
+    fn lease_table(&self) -> &Arc<Mutex<leases::Table>> {
+        &self.shared.leases
+    }
+
+    pub(crate) fn blobs_dir(&self) -> PathBuf {
+        self.shared.root.join("blobs/sha256")
+    }
+
+    pub(crate) fn layers_dir(&self) -> PathBuf {
+        self.shared.root.join("layers")
+    }
+
+    pub(crate) fn containers_dir(&self) -> PathBuf {
+        self.shared.root.join("containers")
+    }
+
+    pub(crate) fn volumes_dir(&self) -> PathBuf {
+        self.shared.root.join("volumes")
+    }
+
+    pub(crate) fn volume_trash_dir(&self) -> PathBuf {
+        self.shared.root.join("trash/volumes")
+    }
+
+    pub(crate) fn staging_dir(&self) -> PathBuf {
+        self.shared.root.join("staging")
+    }
+
+    /// A fresh name in staging; whoever makes it renames it out or calls [`Store::trash_leftover`].
+    pub(crate) fn staging(&self, what: &str) -> PathBuf {
+        self.staging_dir().join(format!("{what}-{}", random_hex(8)))
+    }
+
+    /// Renames a file or tree of ours out of the way, to be deleted in the background. That it is
+    /// gone already is fine; that it can't be moved is left to the next open.
+    pub(crate) fn trash_leftover(&self, path: &Path) {
+        let grave = self.shared.root.join("trash/reap").join(random_hex(8));
+        if let Err(error) = disk::rename(path, &grave)
+            && error.source.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::warn!(%error, cause = %error.source, "can't be moved to the trash; left to the next start");
+        }
+    }
+}
+
+/// Directories and their modes.
+const TREE: &[(&str, u32)] = &[
+    ("", 0o711),
+    ("blobs", 0o700),
+    ("blobs/sha256", 0o700),
+    ("layers", 0o700),
+    ("containers", 0o710),
+    ("volumes", 0o701),
+    ("trash", 0o700),
+    ("trash/reap", 0o700),
+    ("trash/volumes", 0o700),
+    ("staging", 0o700),
+    ("quarantine", 0o700),
+];
+
+/// RFC 3339, nanoseconds, UTC.
+pub(crate) fn now() -> String {
+    jiff::Timestamp::now().to_string()
+}
+
+pub(crate) fn random_hex(bytes: usize) -> String {
+    let mut buffer = vec![0u8; bytes];
+    let mut filled = 0;
+    while filled < bytes {
+        filled +=
+            rustix::rand::getrandom(&mut buffer[filled..], rustix::rand::GetRandomFlags::empty())
+                .expect("getrandom with a valid buffer only fails before Linux 3.17");
+    }
+    hex::encode(buffer)
+}

@@ -1,0 +1,398 @@
+//! Named volumes: user data, which goes only by name, and then to a trash it can come back from.
+//!
+//! ```text
+//! volumes/<name>/
+//!   volume.json        uid, labels, options, creation time: the row can be rebuilt from it
+//!   _data/             what containers see
+//! trash/volumes/<uid>/   a removed volume, whole, until it is restored or purged
+//! ```
+//!
+//! Create: directory whole and synced in staging -> rename -> sync -> row -> answer.
+//! Remove: refused while a container refers to it; row moves from `volumes` to `volume_trash` ->
+//! rename into the trash -> sync -> answer. After a power cut in between, open finishes the move:
+//! the uid in `volume.json` tells which of two volumes that shared a name a directory is.
+//! Nothing but `volume_prune_trash` (asked for by name) and the trash's own retention deletes.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use rusqlite::{Connection, OptionalExtension, params};
+use serde::{Deserialize, Serialize};
+
+use crate::Store;
+use crate::disk::{self, DiskError};
+use crate::meta::MetaError;
+
+pub(crate) const SCHEMA: &str = "
+CREATE TABLE IF NOT EXISTS volumes (
+  name TEXT PRIMARY KEY,
+  uid TEXT NOT NULL UNIQUE,
+  labels TEXT NOT NULL,
+  options TEXT NOT NULL,
+  anonymous INTEGER NOT NULL,
+  created_at TEXT NOT NULL
+) STRICT;
+CREATE TABLE IF NOT EXISTS volume_trash (
+  uid TEXT PRIMARY KEY,
+  name TEXT NOT NULL,
+  labels TEXT NOT NULL,
+  options TEXT NOT NULL,
+  anonymous INTEGER NOT NULL,
+  created_at TEXT NOT NULL,
+  removed_at TEXT NOT NULL
+) STRICT;
+";
+
+/// Why a volume could not be made, removed or brought back.
+#[derive(Debug, thiserror::Error)]
+pub enum VolumeError {
+    #[error("no volume named {name}")]
+    NotFound { name: String },
+    #[error("the volume {name} is in use by {}: remove them first", .containers.join(", "))]
+    InUse {
+        name: String,
+        containers: Vec<String>,
+    },
+    #[error("a volume named {name} exists with other {what}: remove it or use another name")]
+    Conflict { name: String, what: &'static str },
+    #[error("no removed volume named {name} in the trash")]
+    NotInTrash { name: String },
+    #[error("the volume driver {driver} isn't supported: use local")]
+    UnknownDriver { driver: String },
+    #[error("the volume option {option} isn't supported")]
+    UnknownOption { option: String },
+    #[error(
+        "{name:?} isn't a volume name: use letters, digits, '_', '.' and '-', at least two of them"
+    )]
+    BadName { name: String },
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    #[error(transparent)]
+    Meta(#[from] MetaError),
+}
+
+impl From<rusqlite::Error> for VolumeError {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Meta(error.into())
+    }
+}
+
+/// What [`Store::volume_create`] is asked for.
+#[derive(Debug, Clone, Default)]
+pub struct NewVolume {
+    /// Empty: an anonymous volume, named by 64 hex digits.
+    pub name: String,
+    /// Empty or `local`.
+    pub driver: String,
+    pub labels: BTreeMap<String, String>,
+    pub options: BTreeMap<String, String>,
+}
+
+/// A volume as the store keeps it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeInfo {
+    pub name: String,
+    /// Tells this volume from earlier ones of the same name.
+    pub uid: String,
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    #[serde(default)]
+    pub options: BTreeMap<String, String>,
+    #[serde(default)]
+    pub anonymous: bool,
+    /// RFC 3339.
+    pub created_at: String,
+}
+
+/// A removed volume that can still be brought back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TrashedVolume {
+    pub volume: VolumeInfo,
+    /// RFC 3339.
+    pub removed_at: String,
+}
+
+impl Store {
+    /// The directory that containers see, whether or not there is such a volume.
+    #[must_use]
+    pub fn volume_dir(&self, name: &str) -> PathBuf {
+        self.volumes_dir().join(name).join("_data")
+    }
+
+    /// Makes a volume, or returns the one of that name (as Docker does). Durable when it returns.
+    ///
+    /// # Errors
+    /// A bad name, an unknown driver or option, other options than the existing one's, or the disk
+    /// refuses; nothing is left behind then.
+    pub fn volume_create(&self, new: &NewVolume) -> Result<VolumeInfo, VolumeError> {
+        if !matches!(new.driver.as_str(), "" | "local") {
+            return Err(VolumeError::UnknownDriver {
+                driver: new.driver.clone(),
+            });
+        }
+        if let Some(option) = new.options.keys().next() {
+            return Err(VolumeError::UnknownOption {
+                option: option.clone(),
+            });
+        }
+        let anonymous = new.name.is_empty();
+        let name = if anonymous {
+            crate::random_hex(32)
+        } else {
+            new.name.clone()
+        };
+        check_name(&name)?;
+        if let Some(existing) = self.meta().read(|db| select(db, &name))? {
+            return Ok(existing);
+        }
+        let info = VolumeInfo {
+            name,
+            uid: crate::random_hex(16),
+            labels: new.labels.clone(),
+            options: new.options.clone(),
+            anonymous,
+            created_at: crate::now(),
+        };
+        self.make_volume(info)
+    }
+
+    fn make_volume(&self, info: VolumeInfo) -> Result<VolumeInfo, VolumeError> {
+        let staged = self.stage_volume(&info)?;
+        let place = self.volumes_dir().join(&info.name);
+        if let Err(error) = disk::rename_new(&staged, &place) {
+            self.trash_leftover(&staged);
+            return match self.meta().read(|db| select(db, &info.name))? {
+                Some(existing) => Ok(existing), // made by another at the same time
+                None => Err(error.into()),
+            };
+        }
+        let row = info.clone();
+        let recorded = disk::sync_dir(&self.volumes_dir())
+            .map_err(VolumeError::from)
+            .and_then(|()| self.meta().write(move |db| insert(db, &row)));
+        if let Err(error) = recorded {
+            self.trash_leftover(&place);
+            return Err(error);
+        }
+        Ok(info)
+    }
+
+    fn stage_volume(&self, info: &VolumeInfo) -> Result<PathBuf, DiskError> {
+        let staged = self.staging_dir().join(format!("volume-{}", info.uid));
+        let fill = || {
+            disk::create_dir(&staged, 0o711)?;
+            disk::create_dir(&staged.join("_data"), 0o755)?;
+            let json = serde_json::to_vec(info).expect("strings always encode");
+            disk::write_durable(&staged.join("volume.json"), &json, 0o600)?;
+            disk::sync_dir(&staged.join("_data"))
+        };
+        if let Err(error) = fill() {
+            self.trash_leftover(&staged);
+            return Err(error);
+        }
+        Ok(staged)
+    }
+
+    /// One volume.
+    ///
+    /// # Errors
+    /// There is none of that name, or the database can't be read.
+    pub fn volume(&self, name: &str) -> Result<VolumeInfo, VolumeError> {
+        self.meta()
+            .read(|db| select(db, name))?
+            .ok_or_else(|| VolumeError::NotFound {
+                name: name.to_owned(),
+            })
+    }
+
+    /// All volumes, by name.
+    ///
+    /// # Errors
+    /// The database can't be read.
+    pub fn volumes(&self) -> Result<Vec<VolumeInfo>, VolumeError> {
+        self.meta().read(|db| {
+            let mut all = db.prepare_cached(
+                "SELECT name, uid, labels, options, anonymous, created_at FROM volumes ORDER BY name",
+            )?;
+            Ok(all
+                .query_map([], from_row)?
+                .collect::<Result<Vec<_>, _>>()?)
+        })
+    }
+
+    /// Ids of the containers that refer to a volume.
+    ///
+    /// # Errors
+    /// The database can't be read.
+    pub fn volume_users(&self, name: &str) -> Result<Vec<String>, VolumeError> {
+        self.meta().read(|db| users(db, name))
+    }
+
+    /// Moves a volume to the trash. Durable when it returns; works on a full disk.
+    ///
+    /// # Errors
+    /// There is none of that name, containers refer to it, or the disk refuses.
+    pub fn volume_remove(&self, name: &str) -> Result<(), VolumeError> {
+        let owned = name.to_owned();
+        let info = self.meta().write(move |db| trash_row(db, &owned))?;
+        self.move_to_volume_trash(&info)?;
+        Ok(())
+    }
+
+    pub(crate) fn move_to_volume_trash(&self, info: &VolumeInfo) -> Result<(), DiskError> {
+        disk::rename_new(
+            &self.volumes_dir().join(&info.name),
+            &self.volume_trash_dir().join(&info.uid),
+        )?;
+        disk::sync_dir(&self.volume_trash_dir())?;
+        disk::sync_dir(&self.volumes_dir())
+    }
+
+    /// The removed volumes that can be brought back, the latest first.
+    ///
+    /// # Errors
+    /// The database can't be read.
+    pub fn volumes_in_trash(&self) -> Result<Vec<TrashedVolume>, VolumeError> {
+        self.meta().read(|db| {
+            let mut all = db.prepare_cached(
+                "SELECT name, uid, labels, options, anonymous, created_at, removed_at
+                 FROM volume_trash ORDER BY removed_at DESC, uid",
+            )?;
+            Ok(all
+                .query_map([], |r| {
+                    Ok(TrashedVolume {
+                        volume: from_row(r)?,
+                        removed_at: r.get(6)?,
+                    })
+                })?
+                .collect::<Result<Vec<_>, _>>()?)
+        })
+    }
+
+    /// Brings the latest removed volume of that name back (or the one with that uid). Durable when
+    /// it returns.
+    ///
+    /// # Errors
+    /// None in the trash, a volume of that name exists, or the disk refuses.
+    pub fn volume_restore(&self, name: &str) -> Result<VolumeInfo, VolumeError> {
+        let trashed = self
+            .volumes_in_trash()?
+            .into_iter()
+            .find(|t| t.volume.name == name || t.volume.uid == name)
+            .ok_or_else(|| VolumeError::NotInTrash {
+                name: name.to_owned(),
+            })?;
+        let info = trashed.volume;
+        let place = self.volumes_dir().join(&info.name);
+        if place.exists() {
+            return Err(VolumeError::Conflict {
+                name: info.name,
+                what: "content",
+            });
+        }
+        disk::rename_new(&self.volume_trash_dir().join(&info.uid), &place)?;
+        disk::sync_dir(&self.volumes_dir())?;
+        disk::sync_dir(&self.volume_trash_dir())?;
+        let row = info.clone();
+        self.meta().write(move |db| {
+            db.execute("DELETE FROM volume_trash WHERE uid = ?1", [&row.uid])?;
+            insert(db, &row)
+        })?;
+        Ok(info)
+    }
+}
+
+fn check_name(name: &str) -> Result<(), VolumeError> {
+    let fine = name.len() >= 2
+        && name.len() <= 255
+        && name.as_bytes()[0].is_ascii_alphanumeric()
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b));
+    if fine {
+        Ok(())
+    } else {
+        Err(VolumeError::BadName {
+            name: name.to_owned(),
+        })
+    }
+}
+
+pub(crate) fn exists(db: &Connection, name: &str) -> rusqlite::Result<bool> {
+    db.prepare_cached("SELECT 1 FROM volumes WHERE name = ?1")?
+        .exists([name])
+}
+
+fn select(db: &Connection, name: &str) -> Result<Option<VolumeInfo>, VolumeError> {
+    Ok(db
+        .prepare_cached(
+            "SELECT name, uid, labels, options, anonymous, created_at FROM volumes WHERE name = ?1",
+        )?
+        .query_row([name], from_row)
+        .optional()?)
+}
+
+fn from_row(r: &rusqlite::Row<'_>) -> rusqlite::Result<VolumeInfo> {
+    let map = |i: usize| -> rusqlite::Result<BTreeMap<String, String>> {
+        serde_json::from_str(&r.get::<_, String>(i)?).map_err(|e| {
+            rusqlite::Error::FromSqlConversionFailure(i, rusqlite::types::Type::Text, Box::new(e))
+        })
+    };
+    Ok(VolumeInfo {
+        name: r.get(0)?,
+        uid: r.get(1)?,
+        labels: map(2)?,
+        options: map(3)?,
+        anonymous: r.get(4)?,
+        created_at: r.get(5)?,
+    })
+}
+
+fn insert(db: &Connection, v: &VolumeInfo) -> Result<(), VolumeError> {
+    db.prepare_cached("INSERT INTO volumes VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?
+        .execute(params![
+            v.name,
+            v.uid,
+            json(&v.labels),
+            json(&v.options),
+            v.anonymous,
+            v.created_at
+        ])?;
+    Ok(())
+}
+
+fn json(map: &BTreeMap<String, String>) -> String {
+    serde_json::to_string(map).expect("strings always encode")
+}
+
+fn users(db: &Connection, name: &str) -> Result<Vec<String>, VolumeError> {
+    Ok(db
+        .prepare_cached("SELECT container FROM container_volumes WHERE volume = ?1")?
+        .query_map([name], |r| r.get(0))?
+        .collect::<Result<_, _>>()?)
+}
+
+fn trash_row(db: &Connection, name: &str) -> Result<VolumeInfo, VolumeError> {
+    let info = select(db, name)?.ok_or_else(|| VolumeError::NotFound {
+        name: name.to_owned(),
+    })?;
+    let containers = users(db, name)?;
+    if !containers.is_empty() {
+        return Err(VolumeError::InUse {
+            name: name.to_owned(),
+            containers,
+        });
+    }
+    db.execute("DELETE FROM volumes WHERE name = ?1", [name])?;
+    db.prepare_cached("INSERT INTO volume_trash VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")?
+        .execute(params![
+            info.uid,
+            info.name,
+            json(&info.labels),
+            json(&info.options),
+            info.anonymous,
+            info.created_at,
+            crate::now()
+        ])?;
+    Ok(info)
+}
