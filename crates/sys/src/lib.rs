@@ -3,4 +3,10 @@
 //! The only crate of the workspace in which `unsafe` is allowed; each block names the invariant
 //! it rests on.
 
+#![expect(
+    unsafe_code,
+    reason = "this crate exists to keep the workspace's unsafe code in one place"
+)]
+
 pub mod fault;
+pub mod throwaway;
