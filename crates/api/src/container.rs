@@ -550,6 +550,27 @@ pub struct PathStat {
     pub link_target: String,
 }
 
+/// Carries a [`PathStat`].
+pub const PATH_STAT_HEADER: &str = "X-Docker-Container-Path-Stat";
+
+impl PathStat {
+    #[must_use]
+    pub fn to_header(&self) -> String {
+        crate::base64::encode(&serde_json::to_vec(self).unwrap_or_default())
+    }
+
+    /// `None` where it is not what [`PathStat::to_header`] writes.
+    #[must_use]
+    pub fn from_header(value: &str) -> Option<Self> {
+        crate::decode(&crate::base64::decode(value)?).ok()
+    }
+
+    #[must_use]
+    pub fn is_dir(&self) -> bool {
+        self.mode & go_mode::DIR != 0
+    }
+}
+
 /// Bits of Go's `os.FileMode` above the permission bits.
 pub mod go_mode {
     pub const DIR: u32 = 1 << 31;

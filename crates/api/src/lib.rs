@@ -7,6 +7,7 @@
 //! Both sides use these types. Go reads `null` as "not given" everywhere, serde does not, so bodies
 //! are read by [`decode`], never by `serde_json::from_slice`.
 
+pub mod base64;
 pub mod container;
 pub mod exec;
 pub mod image;
