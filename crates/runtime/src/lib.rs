@@ -1,1 +1,32 @@
-//! runtime
+//! The OCI runtime: a container is planned, executed, observed.
+//!
+//! ```text
+//!  daemon                              shim                               container's first process
+//!  plan(spec, facts) -> Plan           spawn(EncodedPlan, Descriptors)
+//!    pure; every string prepared         make the cgroups
+//!    Plan::encode -> sealed memfd  ==>   clone3 -------------------------> walk the operation list
+//!                                        write id maps, say go               no allocation, no Drop
+//!  Plan::explain(StepError)       <==    read {step, errno} or end  <----- execve | _exit
+//! ```
+//!
+//! `plan.rs` turns an OCI spec into [`ops`]; `ops.rs` is the flat encoding; `execute.rs` is the only
+//! code that runs in the child; `spawn.rs` is the parent's side; `cgroup` and `rootfs` make and
+//! observe the kernel objects that live longer than the call; `seccomp` compiles filters; `users`
+//! resolves names inside an image.
+//!
+//! source: OCI runtime-spec 1.2, config.md and config-linux.md.
+
+pub mod cgroup;
+mod error;
+mod plan;
+pub mod rootfs;
+pub mod seccomp;
+mod spawn;
+pub mod users;
+
+pub use error::{Detail, StepError};
+pub use plan::{
+    Asked, DecodeError, EncodedPlan, ExecInput, Plan, PlanError, PlanInput, Rootfs, SeccompChoice,
+    plan, plan_exec,
+};
+pub use spawn::{Descriptors, Pending, Progress, Spawned, begin, spawn};

@@ -9,4 +9,5 @@
 )]
 
 pub mod fault;
+pub mod fdpass;
 pub mod throwaway;
