@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::probe::{ACTIONS, Answers, Probe};
+
 /// Raised whenever a probe is added or its meaning changes: a cache of another version is ignored.
 pub const PROBE_VERSION: u32 = 1;
 
@@ -135,6 +137,9 @@ pub struct OverlayFacts {
     /// More than one lower directory.
     pub multiple_lower: bool,
     pub userxattr: bool,
+    /// Without `volatile`, the end of an overlay syncs the whole file system of its upper
+    /// directory: worth it for what must last, not for `--rm`.
+    pub volatile: bool,
     /// The data root's file system reports the type of directory entries.
     pub d_type: bool,
     pub whiteout: bool,
@@ -291,26 +296,34 @@ impl Facts {
     /// # Errors
     /// When probing itself is impossible; whatever is missing on the host is a fact, not an error.
     pub fn probe(data_root: &Path, deadline: Duration) -> Result<Self, ProbeError> {
-        let _ = deadline;
+        let cgroups = crate::cgroups::read()?;
+        let answers = crate::probe::run(data_root, &cgroups, deadline)?;
         Ok(Self {
             probe_version: PROBE_VERSION,
             boot_id: crate::process::line("/proc/sys/kernel/random/boot_id")?,
             kernel_release: crate::process::line("/proc/sys/kernel/osrelease")?,
             data_root: data_root.to_owned(),
-            cgroup: crate::cgroups::read()?,
-            overlay: OverlayFacts::default(),
-            mount: MountFacts::default(),
-            namespaces: NamespaceFacts::default(),
-            seccomp: SeccompFacts::default(),
-            lsm: crate::process::lsm(),
-            syscalls: SyscallFacts::default(),
-            process: crate::process::read()?,
-            findings: Vec::new(),
+            cgroup: cgroup(cgroups, &answers),
+            overlay: overlay(&answers),
+            mount: mount(&answers),
+            namespaces: namespaces(&answers),
+            seccomp: seccomp(&answers),
+            lsm: LsmFacts {
+                landlock: answers.value(Probe::Landlock).filter(|v| *v > 0),
+                ..crate::process::lsm()
+            },
+            syscalls: syscalls(&answers),
+            process: ProcessFacts {
+                can_lower_oom_score: answers.yes(Probe::LowerOomScore),
+                ..crate::process::read()?
+            },
+            findings: answers.findings(),
         })
     }
 
     /// The facts of this boot from the cache in the exec root, else by probing (and then cached).
-    /// What belongs to this process (own cgroups, capabilities, limits) is always read afresh.
+    /// A cache counts for the same boot, program, data root and process (its capabilities, limits
+    /// and own cgroups) only: a service that lost a capability probes again.
     ///
     /// # Errors
     /// As [`Facts::probe`]. A cache that can't be read or written is ignored.
@@ -319,7 +332,204 @@ impl Facts {
         exec_root: &Path,
         deadline: Duration,
     ) -> Result<Self, ProbeError> {
-        let _ = exec_root;
-        Self::probe(data_root, deadline)
+        let path = exec_root.join("facts.json");
+        let identity = Identity::read(data_root)?;
+        let cached = std::fs::read(&path)
+            .ok()
+            .and_then(|b| serde_json::from_slice::<Cache>(&b).ok())
+            .filter(|c| c.identity == identity);
+        if let Some(cache) = cached {
+            return Ok(cache.facts);
+        }
+        let facts = Self::probe(data_root, deadline)?;
+        // A probe that timed out may do better the next time.
+        if facts.findings.iter().all(|f| !f.timed_out) {
+            let cache = Cache { identity, facts };
+            let _uncached = save(&path, &cache);
+            return Ok(cache.facts);
+        }
+        Ok(facts)
+    }
+
+    /// What a probe answered that wasn't a yes, by its name.
+    #[must_use]
+    pub fn finding(&self, probe: &str) -> Option<&Finding> {
+        self.findings.iter().find(|f| f.probe == probe)
+    }
+}
+
+/// What must be the same for a cache to count.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Identity {
+    probe_version: u32,
+    boot_id: String,
+    data_root: PathBuf,
+    /// Device and inode of the data root: another file system may have been mounted there.
+    data_root_node: (u64, u64),
+    process: ProcessFacts,
+    /// The text of /proc/self/cgroup.
+    cgroups: String,
+    seccomp: String,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Cache {
+    identity: Identity,
+    facts: Facts,
+}
+
+impl Identity {
+    fn read(data_root: &Path) -> Result<Self, ProbeError> {
+        use std::os::unix::fs::MetadataExt;
+        let meta = std::fs::metadata(data_root).map_err(|source| ProbeError::Stage {
+            path: data_root.to_owned(),
+            source,
+        })?;
+        let status = crate::process::text("/proc/self/status")?;
+        let seccomp = status.lines().filter(|l| l.starts_with("Seccomp"));
+        Ok(Self {
+            probe_version: PROBE_VERSION,
+            boot_id: crate::process::line("/proc/sys/kernel/random/boot_id")?,
+            data_root: data_root.to_owned(),
+            data_root_node: (meta.dev(), meta.ino()),
+            process: crate::process::read()?,
+            cgroups: crate::process::text("/proc/self/cgroup")?,
+            seccomp: seccomp.collect::<Vec<_>>().join("\n"),
+        })
+    }
+}
+
+/// Atomic, not durable: the exec root doesn't outlive the boot.
+fn save(path: &Path, cache: &Cache) -> io::Result<()> {
+    let staged = path.with_extension(format!("json.{}", std::process::id()));
+    std::fs::write(&staged, serde_json::to_vec(cache)?)?;
+    std::fs::rename(&staged, path)
+}
+
+fn cgroup(read: CgroupFacts, answers: &Answers) -> CgroupFacts {
+    let files: BTreeSet<String> = answers.files.iter().map(|f| (*f).to_owned()).collect();
+    let has = |names: &[&str]| names.iter().any(|n| files.contains(*n));
+    let hierarchies = read
+        .hierarchies
+        .into_iter()
+        .zip(&answers.writable)
+        .map(|(h, writable)| CgroupHierarchy {
+            writable: *writable,
+            ..h
+        })
+        .collect();
+    CgroupFacts {
+        hierarchies,
+        clone_into_cgroup: answers.yes(Probe::CgroupCloneInto),
+        kill: has(&["cgroup.kill"]),
+        swap_accounting: has(&["memory.memsw.limit_in_bytes", "memory.swap.max"]),
+        pids: has(&["pids.max"]),
+        cpu_quota: has(&["cpu.cfs_quota_us", "cpu.max"]),
+        files,
+        ..read
+    }
+}
+
+fn overlay(answers: &Answers) -> OverlayFacts {
+    const NEEDED: [(Probe, &str); 7] = [
+        (Probe::OverlayMount, "an overlay can't be mounted"),
+        (
+            Probe::OverlayMultipleLower,
+            "only one lower directory is accepted",
+        ),
+        (
+            Probe::DType,
+            "the file system doesn't report the type of directory entries (XFS made with ftype=0?)",
+        ),
+        (Probe::OverlayCopyUp, "a lower file can't be changed"),
+        (Probe::OverlayWhiteout, "a removal isn't recorded"),
+        (
+            Probe::OverlayOpaque,
+            "a directory made again shows what was in it",
+        ),
+        (Probe::OverlayRename, "a rename isn't recorded"),
+    ];
+    let missing = NEEDED.iter().find(|(probe, _)| !answers.yes(*probe));
+    let parameter = |name: &str| {
+        std::fs::read(format!("/sys/module/overlay/parameters/{name}"))
+            .is_ok_and(|b| b.first() == Some(&b'Y'))
+    };
+    OverlayFacts {
+        works: missing.is_none(),
+        why_not: missing.map(|(probe, what)| format!("{what}: {}", answers.reason(*probe))),
+        lowerdir_plus: answers.yes(Probe::OverlayLowerdirPlus),
+        lower_by_descriptor: answers.yes(Probe::OverlayLowerFd),
+        multiple_lower: answers.yes(Probe::OverlayMultipleLower),
+        volatile: answers.yes(Probe::OverlayVolatile),
+        userxattr: answers.yes(Probe::OverlayUserxattr),
+        d_type: answers.yes(Probe::DType),
+        whiteout: answers.yes(Probe::OverlayWhiteout),
+        rename_whiteout: answers.yes(Probe::RenameWhiteout),
+        trusted_xattr: answers.yes(Probe::TrustedXattr),
+        in_user_namespace: answers.yes(Probe::OverlayInUserNamespace),
+        redirect_dir_default: parameter("redirect_dir"),
+        metacopy_default: parameter("metacopy"),
+    }
+}
+
+fn mount(answers: &Answers) -> MountFacts {
+    MountFacts {
+        fsopen: answers.yes(Probe::FsOpen),
+        move_mount: answers.yes(Probe::MoveMount),
+        open_tree: answers.yes(Probe::OpenTree),
+        mount_setattr: answers.yes(Probe::SetAttr),
+        recursive_readonly: answers.yes(Probe::RecursiveReadOnly),
+        idmapped: answers.yes(Probe::IdMapped),
+        statmount: answers.yes(Probe::Statmount),
+        tmpfs: answers.yes(Probe::Tmpfs),
+        devpts: answers.yes(Probe::Devpts),
+        mqueue: answers.yes(Probe::Mqueue),
+    }
+}
+
+fn namespaces(answers: &Answers) -> NamespaceFacts {
+    NamespaceFacts {
+        mount: answers.yes(Probe::NsMount),
+        pid: answers.yes(Probe::NsPid),
+        ipc: answers.yes(Probe::NsIpc),
+        uts: answers.yes(Probe::NsUts),
+        net: answers.yes(Probe::NsNet),
+        user: answers.yes(Probe::NsUser),
+        user_map: answers.yes(Probe::NsUserMap),
+        cgroup: answers.yes(Probe::NsCgroup),
+        time: answers.yes(Probe::NsTime),
+    }
+}
+
+fn seccomp(answers: &Answers) -> SeccompFacts {
+    let actions = ACTIONS
+        .iter()
+        .zip(sys::throwaway::SECCOMP_ACTIONS)
+        .filter(|(probe, _)| answers.yes(**probe))
+        .map(|(_, (name, _))| name.to_owned())
+        .collect();
+    SeccompFacts {
+        filter: answers.yes(Probe::SeccompFilter),
+        actions,
+        spec_allow: answers.yes(Probe::SeccompSpecAllow),
+        log: answers.yes(Probe::SeccompLog),
+        new_listener: answers.yes(Probe::SeccompListener),
+    }
+}
+
+fn syscalls(answers: &Answers) -> SyscallFacts {
+    SyscallFacts {
+        clone3: answers.yes(Probe::Clone3),
+        pidfd_open: answers.yes(Probe::PidfdOpen),
+        pidfd_send_signal: answers.yes(Probe::PidfdSendSignal),
+        pidfd_wait: answers.yes(Probe::PidfdWait),
+        close_range: answers.yes(Probe::CloseRange),
+        close_range_cloexec: answers.yes(Probe::CloseRangeCloexec),
+        openat2: answers.yes(Probe::Openat2),
+        execveat: answers.yes(Probe::Execveat),
+        memfd_sealed: answers.yes(Probe::MemfdSealed),
+        bpf_cgroup_device: answers.yes(Probe::BpfCgroupDevice),
+        io_uring: answers.yes(Probe::IoUring),
+        keyctl: answers.yes(Probe::Keyctl),
     }
 }

@@ -14,6 +14,7 @@
 
 pub mod cgroups;
 pub mod facts;
+mod probe;
 mod process;
 
 pub use facts::{

@@ -177,6 +177,16 @@ fn reap(pid: Pid) -> Option<i32> {
     }
 }
 
+/// unshare, in a throwaway child (it would change the whole process for good).
+///
+/// # Errors
+/// As the kernel answers.
+pub fn unshare(flags: rustix::thread::UnshareFlags) -> Result<(), Errno> {
+    // SAFETY: only UnshareFlags::FILES could take descriptors away from under their owners, and a
+    // table unshared by the single thread of a forked child has no other user.
+    unsafe { rustix::thread::unshare_unsafe(flags) }
+}
+
 /// A system call that can be asked for with arguments it refuses before it does anything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Call {
