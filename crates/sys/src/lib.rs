@@ -10,4 +10,6 @@
 
 pub mod fault;
 pub mod fdpass;
+pub mod fork;
+pub mod signal;
 pub mod throwaway;
