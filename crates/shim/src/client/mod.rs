@@ -5,8 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-// runtime::Plan as soon as it is landed
-pub type Plan = ();
+use runtime::Plan;
 
 use crate::launch::{
     AttachOptions, Event, ExecLaunch, ExecStarted, Launch, LaunchError, Launched, Status,
