@@ -21,10 +21,19 @@
 //!
 //! Lock order: `meta` queue, `meta` writer, lease table; none is held across another's I/O.
 
+pub mod archive_path;
+pub mod config;
 mod containers;
+pub mod diff;
 pub mod disk;
+pub mod images;
+mod layers;
 mod leases;
 mod meta;
+pub mod progress;
+pub mod reference;
+pub mod tar;
+pub mod unpack;
 mod volumes;
 
 use std::path::{Path, PathBuf};
@@ -32,6 +41,9 @@ use std::sync::{Arc, Mutex};
 
 pub use containers::{ContainerError, ContainerFs, ContainerRow, NewContainer};
 pub use disk::DiskError;
+pub use images::{
+    CommitRequest, ImageError, ImageInfo, ImportRequest, LoadedImage, RemoveOptions, Removed,
+};
 pub use leases::{Lease, Resource};
 pub use meta::MetaError;
 pub use volumes::{NewVolume, TrashedVolume, VolumeError, VolumeInfo};
@@ -115,6 +127,9 @@ struct Shared {
     leases: Arc<Mutex<leases::Table>>,
     unclean: bool,
     driver: Driver,
+    /// Held while blobs and layers are renamed into their places or out of them: between looking
+    /// whether one is needed and moving it, nobody may come to need it.
+    content: Mutex<()>,
 }
 
 impl Store {
@@ -146,6 +161,7 @@ impl Store {
             leases: Arc::default(),
             unclean: report.unclean,
             driver,
+            content: Mutex::default(),
         });
         Ok((Self { shared }, report))
     }
@@ -178,6 +194,11 @@ impl Store {
     /// Whether the machine went down since the store was last closed in order.
     pub(crate) fn unclean(&self) -> bool {
         self.shared.unclean
+    }
+
+    /// See [`Shared::content`].
+    pub(crate) fn content_lock(&self) -> std::sync::MutexGuard<'_, ()> {
+        meta::lock(&self.shared.content)
     }
 
     fn lease_table(&self) -> &Arc<Mutex<leases::Table>> {

@@ -153,6 +153,7 @@ impl Meta {
         let writer = connect(path)?;
         for schema in [
             crate::containers::SCHEMA,
+            crate::images::SCHEMA,
             crate::volumes::SCHEMA,
             crate::leases::SCHEMA,
         ] {

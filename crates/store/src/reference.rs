@@ -30,7 +30,9 @@ pub enum ReferenceError {
         "invalid image name {0:?}: a repository is made of a-z, 0-9 and single separators . _ __ - between them, parts by /"
     )]
     Repository(String),
-    #[error("invalid image name {0:?}: the registry's name is not a host name with an optional port")]
+    #[error(
+        "invalid image name {0:?}: the registry's name is not a host name with an optional port"
+    )]
     Domain(String),
     #[error(
         "invalid image name {0:?}: a tag has at most 128 characters of A-Z a-z 0-9 _ . - and does not begin with . or -"
@@ -210,7 +212,10 @@ fn is_domain(domain: &str) -> bool {
                 if v6.is_empty() || !v6.chars().all(|c| c.is_ascii_hexdigit() || c == ':') {
                     return false;
                 }
-                (None, tail.strip_prefix(':').or((!tail.is_empty()).then_some("")))
+                (
+                    None,
+                    tail.strip_prefix(':').or((!tail.is_empty()).then_some("")),
+                )
             }
             None => return false,
         },
@@ -291,15 +296,31 @@ mod tests {
     fn names_are_normalised_and_shown_short() {
         for (written, kept, shown) in [
             ("ubuntu", "docker.io/library/ubuntu:latest", "ubuntu:latest"),
-            ("ubuntu:22.04", "docker.io/library/ubuntu:22.04", "ubuntu:22.04"),
+            (
+                "ubuntu:22.04",
+                "docker.io/library/ubuntu:22.04",
+                "ubuntu:22.04",
+            ),
             ("me/app", "docker.io/me/app:latest", "me/app:latest"),
-            ("docker.io/app", "docker.io/library/app:latest", "app:latest"),
+            (
+                "docker.io/app",
+                "docker.io/library/app:latest",
+                "app:latest",
+            ),
             ("index.docker.io/a/b:1", "docker.io/a/b:1", "a/b:1"),
             ("localhost/a", "localhost/a:latest", "localhost/a:latest"),
             ("host:5000/a:b", "host:5000/a:b", "host:5000/a:b"),
             ("[::1]:5000/a", "[::1]:5000/a:latest", "[::1]:5000/a:latest"),
-            ("library/x/y", "docker.io/library/x/y:latest", "library/x/y:latest"),
-            ("a__b/c--d.e", "docker.io/a__b/c--d.e:latest", "a__b/c--d.e:latest"),
+            (
+                "library/x/y",
+                "docker.io/library/x/y:latest",
+                "library/x/y:latest",
+            ),
+            (
+                "a__b/c--d.e",
+                "docker.io/a__b/c--d.e:latest",
+                "a__b/c--d.e:latest",
+            ),
         ] {
             assert_eq!(full(written), kept);
             assert_eq!(familiar(kept), shown);
@@ -328,12 +349,20 @@ mod tests {
         for bad in ["a:", "a:.x", "a:b/c d", &format!("a:{}", "x".repeat(129))] {
             let e = kind(bad);
             assert!(
-                matches!(e, ReferenceError::Tag(_) | ReferenceError::Domain(_) | ReferenceError::Repository(_)),
+                matches!(
+                    e,
+                    ReferenceError::Tag(_)
+                        | ReferenceError::Domain(_)
+                        | ReferenceError::Repository(_)
+                ),
                 "{bad}"
             );
         }
         assert!(matches!(kind("a@sha256:12"), ReferenceError::Digest(_)));
-        assert!(matches!(kind(&"a".repeat(64)), ReferenceError::LooksLikeId(_)));
+        assert!(matches!(
+            kind(&"a".repeat(64)),
+            ReferenceError::LooksLikeId(_)
+        ));
         assert!(matches!(kind(&"x".repeat(300)), ReferenceError::TooLong(_)));
         assert!(matches!(kind("ho_st:5000/a"), ReferenceError::Domain(_)));
     }

@@ -48,13 +48,16 @@ pub fn apply_change(config: &mut RunConfig, change: &str) -> Result<(), ChangeEr
         "LABEL" => config.labels.extend(pairs(rest, true).map_err(bad)?),
         "EXPOSE" => {
             for port in words(rest).map_err(bad)? {
-                config
-                    .exposed_ports
-                    .insert(port_proto(&port).ok_or(bad("a port is 1-65535[/tcp|udp|sctp]"))?, json!({}));
+                config.exposed_ports.insert(
+                    port_proto(&port).ok_or(bad("a port is 1-65535[/tcp|udp|sctp]"))?,
+                    json!({}),
+                );
             }
         }
         "VOLUME" => {
-            let list = json_list(rest).map_or_else(|| words(rest), Ok).map_err(bad)?;
+            let list = json_list(rest)
+                .map_or_else(|| words(rest), Ok)
+                .map_err(bad)?;
             config
                 .volumes
                 .extend(list.into_iter().map(|v| (v, json!({}))));
@@ -90,9 +93,7 @@ fn json_list(text: &str) -> Option<Vec<String>> {
 
 fn set_env(env: &mut Vec<String>, key: &str, value: &str) {
     let entry = format!("{key}={value}");
-    let old = env
-        .iter_mut()
-        .find(|e| e.split('=').next() == Some(key));
+    let old = env.iter_mut().find(|e| e.split('=').next() == Some(key));
     match old {
         Some(slot) => *slot = entry,
         None => env.push(entry),
@@ -297,7 +298,15 @@ mod tests {
     #[test]
     fn a_change_that_makes_no_sense_is_refused_by_name() {
         let mut config = RunConfig::default();
-        for bad in ["RUN ls", "CMD", "ENV", "EXPOSE 0", "EXPOSE x/icmp", "ENV A='b", "SHELL sh"] {
+        for bad in [
+            "RUN ls",
+            "CMD",
+            "ENV",
+            "EXPOSE 0",
+            "EXPOSE x/icmp",
+            "ENV A='b",
+            "SHELL sh",
+        ] {
             let error = apply_change(&mut config, bad).expect_err("must be refused");
             assert!(error.to_string().contains(bad), "{error}");
         }

@@ -1,6 +1,6 @@
 //! The reader: a stream of bytes to entries and their data.
 
-use std::io::{self, BufRead, Read};
+use std::io::{self, BufRead};
 
 use thiserror::Error;
 
@@ -313,9 +313,7 @@ impl<R: BufRead> Reader<R> {
         long_name: Option<Vec<u8>>,
         long_link: Option<Vec<u8>>,
     ) -> Result<Entry, TarError> {
-        let mut path = long_name
-            .or(pax.path.take())
-            .unwrap_or_else(|| raw.name());
+        let mut path = long_name.or(pax.path.take()).unwrap_or_else(|| raw.name());
         if let Some(name) = pax.sparse.name.take() {
             path = name;
         }
@@ -361,10 +359,7 @@ impl<R: BufRead> Reader<R> {
             return Err(self.refuse("a NUL byte in the name"));
         }
         if path.len() > self.limits.path_bytes || (is_link && link.len() > self.limits.path_bytes) {
-            return Err(self.refuse(format!(
-                "name longer than {} bytes",
-                self.limits.path_bytes
-            )));
+            return Err(self.refuse(format!("name longer than {} bytes", self.limits.path_bytes)));
         }
         if is_link && link.is_empty() {
             return Err(self.refuse("a link without a target"));
@@ -421,7 +416,9 @@ impl<R: BufRead> Reader<R> {
         let map = if raw.typeflag() == b'S' {
             self.old_gnu_map(raw)?
         } else if pax.major.is_some_and(|m| m >= 1) {
-            let logical = pax.size.ok_or_else(|| self.refuse("sparse without a size"))?;
+            let logical = pax
+                .size
+                .ok_or_else(|| self.refuse("sparse without a size"))?;
             let segments = self.map_in_data()?;
             *size = self.data_left;
             SparseMap {
@@ -434,7 +431,9 @@ impl<R: BufRead> Reader<R> {
             }
             SparseMap {
                 segments: pax.segments,
-                size: pax.size.ok_or_else(|| self.refuse("sparse without a size"))?,
+                size: pax
+                    .size
+                    .ok_or_else(|| self.refuse("sparse without a size"))?,
             }
         } else {
             return Ok(None);
@@ -480,7 +479,10 @@ impl<R: BufRead> Reader<R> {
         }
         let mut pad = (BLOCK as u64 - taken % BLOCK as u64) % BLOCK as u64;
         while pad > 0 {
-            let n = self.data()?.len().min(usize::try_from(pad).unwrap_or(BLOCK));
+            let n = self
+                .data()?
+                .len()
+                .min(usize::try_from(pad).unwrap_or(BLOCK));
             if n == 0 {
                 return Err(self.refuse("bad sparse map"));
             }
@@ -692,9 +694,8 @@ fn pax_record(bytes: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
 
 impl Pax {
     fn set(&mut self, key: &[u8], value: &[u8], limits: &Limits) -> Result<(), String> {
-        let text = |what: &str| {
-            std::str::from_utf8(value).map_err(|_| format!("{what} is not a number"))
-        };
+        let text =
+            |what: &str| std::str::from_utf8(value).map_err(|_| format!("{what} is not a number"));
         let int = |what: &str| -> Result<u64, String> {
             text(what)?
                 .parse()
@@ -801,7 +802,11 @@ fn pax_time(text: &str) -> Option<Time> {
     if !all_digits(whole) || !all_digits(fraction) {
         return None;
     }
-    let sec: i64 = if whole.is_empty() { 0 } else { whole.parse().ok()? };
+    let sec: i64 = if whole.is_empty() {
+        0
+    } else {
+        whole.parse().ok()?
+    };
     let mut nsec = 0_u32;
     for i in 0..9 {
         let digit = fraction.as_bytes().get(i).map_or(0, |b| b - b'0');
@@ -809,10 +814,7 @@ fn pax_time(text: &str) -> Option<Time> {
     }
     Some(match (negative, nsec) {
         (false, _) => Time { sec, nsec },
-        (true, 0) => Time {
-            sec: -sec,
-            nsec: 0,
-        },
+        (true, 0) => Time { sec: -sec, nsec: 0 },
         (true, _) => Time {
             sec: sec.checked_neg()?.checked_sub(1)?,
             nsec: 1_000_000_000 - nsec,
