@@ -65,6 +65,11 @@ pub struct AttachOptions {
     pub stderr: bool,
     /// Absent: the container's own streams.
     pub exec_id: Option<String>,
+    /// A reader that is slower than the container holds it back, as a pipe would; one that takes
+    /// nothing at all for this long while its buffer is full is dropped (its stream then ends with
+    /// a frame of stdcopy's system error). Absent: 2 s for the container's own streams, without
+    /// end for an exec'd process.
+    pub patience: Option<Duration>,
 }
 
 /// A process added to a running container.

@@ -34,6 +34,7 @@ pub mod jsonlog;
 pub mod launch;
 pub mod record;
 pub mod spawner;
+mod wire;
 
 pub use client::{AdoptError, Events, Shim, ShimError, Spawner, SpawnerConfig, StartError};
 pub use launch::{
