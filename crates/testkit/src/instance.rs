@@ -1,0 +1,573 @@
+//! An engine of its own: nothing of it is shared with another test or with the host's.
+//!
+//! ```text
+//! <temporary directory>/
+//!   data/  exec/  s (the socket)  daemon.log (all runs)  pid
+//! ```
+//! Its processes are found by a mark in their environment, which spawner and shims inherit.
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use crate::http::{Api, Response};
+use crate::image::{BUSYBOX, Image};
+use crate::procfs::{self, Process};
+use crate::until;
+
+const MARK: &str = "PLIMSOLL_TEST_INSTANCE";
+/// For everything that should be quick but may not be on a loaded machine.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A running (or killed, or stopped) engine. Dropping it removes its containers and processes.
+#[derive(Debug)]
+pub struct Instance {
+    dir: tempfile::TempDir,
+    program: PathBuf,
+    arguments: Vec<String>,
+    environment: Vec<(String, String)>,
+    child: Option<Child>,
+}
+
+/// The program under test: `PLIMSOLL_BIN`, else beside the test in cargo's target directory.
+///
+/// # Panics
+/// When it hasn't been built.
+#[must_use]
+pub fn program() -> PathBuf {
+    if let Some(path) = std::env::var_os("PLIMSOLL_BIN") {
+        return path.into();
+    }
+    let me = std::env::current_exe().expect("a running program has a path");
+    let found = me
+        .ancestors()
+        .skip(1)
+        .take(2)
+        .map(|d| d.join("plimsoll"))
+        .find(|p| p.is_file());
+    found.expect("no plimsoll beside the test: run `cargo build -p cli`, or set PLIMSOLL_BIN")
+}
+
+/// A command of a test: tests run programs, the product doesn't.
+#[must_use]
+pub fn command(program: impl AsRef<OsStr>) -> Command {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a test runs the programs it tests with"
+    )]
+    Command::new(program)
+}
+
+impl Default for Instance {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Instance {
+    /// Starts an engine with nothing in it.
+    ///
+    /// # Panics
+    /// When it doesn't come up.
+    #[must_use]
+    #[track_caller]
+    pub fn new() -> Self {
+        let mut instance = Self::prepared();
+        instance.start();
+        instance
+    }
+
+    /// Starts an engine that has [`BUSYBOX`].
+    ///
+    /// # Panics
+    /// When it doesn't come up or can't load the image.
+    #[must_use]
+    #[track_caller]
+    pub fn with_busybox() -> Self {
+        let instance = Self::new();
+        instance.load(&Image::busybox().expect("busybox makes an image"));
+        instance
+    }
+
+    /// Directories, but no process yet.
+    ///
+    /// # Panics
+    /// Without root or room for a directory.
+    #[must_use]
+    #[track_caller]
+    pub fn prepared() -> Self {
+        crate::needs_root();
+        // short: a socket's path holds 107 bytes
+        let dir = tempfile::Builder::new()
+            .prefix("pl-")
+            .tempdir()
+            .expect("a temporary directory");
+        for part in ["data", "exec"] {
+            fs::create_dir(dir.path().join(part)).expect("room in the temporary directory");
+        }
+        Self {
+            dir,
+            program: program(),
+            arguments: Vec::new(),
+            environment: Vec::new(),
+            child: None,
+        }
+    }
+
+    /// Further flags of `plimsoll daemon`, from the next start on.
+    #[must_use]
+    pub fn arguments(mut self, arguments: &[&str]) -> Self {
+        self.arguments = arguments.iter().map(|a| (*a).to_owned()).collect();
+        self
+    }
+
+    /// Environment of the daemon from the next start on (its other processes inherit it).
+    pub fn set_environment(&mut self, variables: &[(&str, &str)]) {
+        let own = |(k, v): &(&str, &str)| ((*k).to_owned(), (*v).to_owned());
+        self.environment = variables.iter().map(own).collect();
+    }
+
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+    #[must_use]
+    pub fn data_root(&self) -> PathBuf {
+        self.path().join("data")
+    }
+    #[must_use]
+    pub fn exec_root(&self) -> PathBuf {
+        self.path().join("exec")
+    }
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
+        self.path().join("s")
+    }
+    #[must_use]
+    pub fn host(&self) -> String {
+        format!("unix://{}", self.socket().display())
+    }
+
+    /// Name of the parent cgroup of its containers.
+    #[must_use]
+    pub fn cgroup_name(&self) -> String {
+        use std::os::unix::ffi::OsStrExt;
+        let hash = Sha256::digest(self.exec_root().as_os_str().as_bytes());
+        format!("plimsoll-{}", hex::encode(&hash[..4]))
+    }
+
+    #[must_use]
+    pub fn api(&self) -> Api {
+        Api::new(&self.socket())
+    }
+
+    /// What the daemon said, in all its runs.
+    #[must_use]
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.path().join("daemon.log")).unwrap_or_default()
+    }
+
+    /// Starts the daemon and waits until it answers; how long that took.
+    ///
+    /// # Panics
+    /// When it ends, or doesn't answer in time: with its log.
+    #[track_caller]
+    pub fn start(&mut self) -> Duration {
+        let before = Instant::now();
+        self.spawn();
+        self.wait_ready();
+        before.elapsed()
+    }
+
+    /// Starts the daemon and doesn't wait.
+    ///
+    /// # Panics
+    /// When the program can't be executed.
+    #[track_caller]
+    pub fn spawn(&mut self) {
+        assert!(self.child.is_none(), "the daemon runs already");
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(self.path().join("daemon.log"))
+            .expect("room for a log");
+        let child = command(&self.program)
+            .arg("daemon")
+            .args(["--host", &self.host(), "--bridge", "none"])
+            .args(["--log-level", "debug"])
+            .arg("--data-root")
+            .arg(self.data_root())
+            .arg("--exec-root")
+            .arg(self.exec_root())
+            .arg("--pidfile")
+            .arg(self.path().join("pid"))
+            .args(&self.arguments)
+            .env(MARK, self.path())
+            .env_remove("PLIMSOLL_FAULT")
+            .env_remove("PLIMSOLL_FAULT_LOG")
+            .envs(self.environment.iter().map(|(k, v)| (k, v)))
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("a free descriptor"))
+            .stderr(log)
+            .spawn()
+            .expect("plimsoll can be executed");
+        self.child = Some(child);
+    }
+
+    /// # Panics
+    /// When the daemon ends, or doesn't answer in time: with its log.
+    #[track_caller]
+    pub fn wait_ready(&mut self) {
+        let api = self.api().with_deadline(Duration::from_secs(5));
+        let end = Instant::now() + PATIENCE;
+        while !api.get("/_ping").is_ok_and(|r| r.status == 200) {
+            let ended = self.has_ended();
+            assert!(
+                !ended && Instant::now() < end,
+                "the daemon {}:\n{}",
+                if ended { "has ended" } else { "doesn't answer" },
+                self.log()
+            );
+            std::thread::sleep(Duration::from_micros(500));
+        }
+    }
+
+    /// Whether the daemon has ended by itself (it is reaped then).
+    pub fn has_ended(&mut self) -> bool {
+        let ended = self
+            .child
+            .as_mut()
+            .is_none_or(|c| c.try_wait().is_ok_and(|s| s.is_some()));
+        if ended {
+            self.child = None;
+        }
+        ended
+    }
+
+    /// The daemon's process.
+    #[must_use]
+    pub fn daemon(&self) -> Option<Process> {
+        let pid = i32::try_from(self.child.as_ref()?.id()).ok()?;
+        Process::read(pid)
+    }
+
+    /// Processes of ours in this instance: daemon, spawner, shims; containers only until they
+    /// execute their program.
+    #[must_use]
+    pub fn processes(&self) -> Vec<Process> {
+        let mark = format!("{MARK}={}", self.path().display());
+        let mut all = procfs::all();
+        all.retain(|p| !p.is_zombie() && p.environment_holds(&mark));
+        all
+    }
+
+    /// The spawner: the daemon's child.
+    #[must_use]
+    pub fn spawner(&self) -> Option<Process> {
+        let daemon = self.daemon()?;
+        self.processes()
+            .into_iter()
+            .find(|p| p.parent == daemon.pid)
+    }
+
+    /// The shim of a running container: the parent of its first process.
+    ///
+    /// # Panics
+    /// When the container can't be inspected.
+    #[must_use]
+    #[track_caller]
+    pub fn shim(&self, container: &str) -> Option<Process> {
+        let pid = self.inspect(container)["State"]["Pid"].as_i64()?;
+        let init = Process::read(i32::try_from(pid).ok().filter(|p| *p > 0)?)?;
+        Process::read(init.parent)
+    }
+
+    /// kill -9 of the daemon alone; waits until it is gone.
+    ///
+    /// # Panics
+    /// When it isn't running.
+    #[track_caller]
+    pub fn kill9(&mut self) {
+        let mut child = self.child.take().expect("the daemon runs");
+        child.kill().expect("a child of ours can be killed");
+        child.wait().expect("a child of ours can be waited for");
+    }
+
+    /// Starts the daemon again after [`Instance::kill9`] or [`Instance::stop`].
+    ///
+    /// # Panics
+    /// As [`Instance::start`].
+    #[track_caller]
+    pub fn restart(&mut self) -> Duration {
+        if self.child.is_some() {
+            self.stop();
+        }
+        self.start()
+    }
+
+    /// SIGTERM; waits until the daemon has ended.
+    ///
+    /// # Panics
+    /// When it doesn't end in time.
+    #[track_caller]
+    pub fn stop(&mut self) {
+        if let Some(daemon) = self.daemon() {
+            daemon.signal(Signal::TERM);
+        }
+        let end = Instant::now() + PATIENCE;
+        while !self.has_ended() {
+            assert!(
+                Instant::now() < end,
+                "the daemon doesn't end:\n{}",
+                self.log()
+            );
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// Runs our own command line against this instance.
+    ///
+    /// # Panics
+    /// When it can't be executed.
+    #[track_caller]
+    pub fn plimsoll(&self, arguments: &[&str]) -> Output {
+        self.plimsoll_command()
+            .args(arguments)
+            .stdin(Stdio::null())
+            .output()
+            .expect("plimsoll can be executed")
+    }
+
+    /// Our command line with the socket set, to be completed by the caller.
+    #[must_use]
+    pub fn plimsoll_command(&self) -> Command {
+        let mut command = command(&self.program);
+        command.env("DOCKER_HOST", self.host());
+        command
+    }
+
+    /// Runs the real docker command against this instance.
+    ///
+    /// # Panics
+    /// When there is none (Debian: docker.io or docker-cli).
+    #[track_caller]
+    pub fn docker(&self, arguments: &[&str]) -> Output {
+        self.docker_command()
+            .args(arguments)
+            .stdin(Stdio::null())
+            .output()
+            .expect("no docker command: apt-get install docker.io")
+    }
+
+    /// The real docker command with the socket set.
+    #[must_use]
+    pub fn docker_command(&self) -> Command {
+        let mut command = command("docker");
+        command
+            .env("DOCKER_HOST", self.host())
+            .env("DOCKER_CONFIG", self.path().join("docker-config"));
+        command
+    }
+
+    /// Loads an image.
+    ///
+    /// # Panics
+    /// When the engine refuses it.
+    #[track_caller]
+    pub fn load(&self, image: &Image) {
+        self.try_load(image).ok();
+    }
+
+    /// Loads an image; the engine's answer.
+    ///
+    /// # Panics
+    /// When it doesn't answer.
+    #[track_caller]
+    pub fn try_load(&self, image: &Image) -> Response {
+        let answer = self
+            .api()
+            .upload("POST", "/images/load?quiet=1", &image.archive());
+        self.answered(answer)
+    }
+
+    /// An answer, or a panic with the daemon's log.
+    ///
+    /// # Panics
+    /// Without an answer.
+    #[track_caller]
+    pub fn answered(&self, answer: io::Result<Response>) -> Response {
+        answer.unwrap_or_else(|e| panic!("no answer: {e}\n{}", self.log()))
+    }
+
+    /// Creates a container of [`BUSYBOX`] without a network; its id.
+    ///
+    /// # Panics
+    /// When the engine refuses.
+    #[track_caller]
+    pub fn create(&self, name: &str, command: &[&str]) -> String {
+        self.create_with(name, command, json!({}))
+    }
+
+    /// Creates a container with further fields of the body (`HostConfig` is merged).
+    ///
+    /// # Panics
+    /// When the engine refuses.
+    #[track_caller]
+    pub fn create_with(&self, name: &str, command: &[&str], fields: Value) -> String {
+        let body = create_body(command, fields);
+        let path = format!("/containers/create?name={name}");
+        let answer = self.answered(self.api().post(&path, &body)).ok();
+        let id = answer.json()["Id"].as_str().map(str::to_owned);
+        id.expect("an id in the answer to create")
+    }
+
+    /// # Panics
+    /// When the engine refuses.
+    #[track_caller]
+    pub fn start_container(&self, id: &str) {
+        let path = format!("/containers/{id}/start");
+        let _started = self.answered(self.api().post(&path, &Value::Null)).ok();
+    }
+
+    /// Creates and starts; the id.
+    ///
+    /// # Panics
+    /// When the engine refuses.
+    #[track_caller]
+    pub fn run(&self, name: &str, command: &[&str]) -> String {
+        let id = self.create(name, command);
+        self.start_container(&id);
+        id
+    }
+
+    /// Waits until a container has ended; its exit code.
+    ///
+    /// # Panics
+    /// When the engine refuses.
+    #[track_caller]
+    pub fn wait(&self, id: &str) -> i64 {
+        let path = format!("/containers/{id}/wait");
+        let answer = self.answered(self.api().post(&path, &Value::Null)).ok();
+        answer.json()["StatusCode"].as_i64().unwrap_or(-1)
+    }
+
+    /// # Panics
+    /// When there is no such container.
+    #[must_use]
+    #[track_caller]
+    pub fn inspect(&self, id: &str) -> Value {
+        let path = format!("/containers/{id}/json");
+        self.answered(self.api().get(&path)).ok().json()
+    }
+
+    /// Ids of all containers.
+    ///
+    /// # Panics
+    /// When the engine doesn't answer.
+    #[must_use]
+    #[track_caller]
+    pub fn containers(&self) -> Vec<String> {
+        let list = self.answered(self.api().get("/containers/json?all=1"));
+        let list = list.ok().json();
+        let ids = list.as_array().into_iter().flatten();
+        ids.filter_map(|c| c["Id"].as_str().map(str::to_owned))
+            .collect()
+    }
+
+    /// # Panics
+    /// When the engine refuses.
+    #[track_caller]
+    pub fn remove(&self, id: &str) {
+        let path = format!("/containers/{id}?force=1&v=1");
+        let _removed = self.answered(self.api().delete(&path)).ok();
+    }
+
+    /// Removes every container.
+    ///
+    /// # Panics
+    /// When the engine refuses.
+    #[track_caller]
+    pub fn remove_all(&self) {
+        for id in self.containers() {
+            self.remove(&id);
+        }
+    }
+
+    /// Copies the data root of an instance that is stopped: a quick start for many.
+    ///
+    /// # Panics
+    /// When it can't be copied.
+    #[track_caller]
+    pub fn copy_data_from(&self, other: &Path) {
+        let copied = command("cp")
+            .args(["--archive", "--reflink=auto", "--no-target-directory"])
+            .arg(other)
+            .arg(self.data_root())
+            .status()
+            .expect("cp can be executed");
+        assert!(copied.success(), "the data root was copied");
+    }
+}
+
+/// Body of `POST /containers/create`.
+#[must_use]
+pub fn create_body(command: &[&str], fields: Value) -> Value {
+    let mut body = json!({
+        "Image": BUSYBOX,
+        "Cmd": command,
+        "HostConfig": {"NetworkMode": "none"},
+    });
+    if let Value::Object(fields) = fields {
+        for (name, value) in fields {
+            match (name.as_str(), value) {
+                ("HostConfig", Value::Object(host)) => {
+                    for (name, value) in host {
+                        body["HostConfig"][name] = value;
+                    }
+                }
+                (_, value) => body[name] = value,
+            }
+        }
+    }
+    body
+}
+
+impl Drop for Instance {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let mut log = io::stderr().lock();
+            let _unseen = io::Write::write_all(&mut log, self.log().as_bytes());
+        }
+        if self.daemon().is_some() {
+            let api = self.api().with_deadline(Duration::from_secs(10));
+            let list = api.get("/containers/json?all=1").map(|r| r.json());
+            for c in list.iter().filter_map(Value::as_array).flatten() {
+                let id = c["Id"].as_str().unwrap_or_default();
+                let _kept = api.delete(&format!("/containers/{id}?force=1"));
+            }
+        }
+        if let Some(mut child) = self.child.take() {
+            let _gone = child.kill();
+            let _reaped = child.wait();
+        }
+        // Shims and spawner of a failed test; ours by the mark, so nobody else's. A container ends
+        // with its shim.
+        for process in self.processes() {
+            process.signal(Signal::CONT);
+            process.signal(Signal::KILL);
+        }
+        if !std::thread::panicking() {
+            until("the instance's processes to end", PATIENCE, || {
+                self.processes().is_empty().then_some(())
+            });
+        }
+        crate::conservation::remove_cgroups(&self.cgroup_name());
+    }
+}
