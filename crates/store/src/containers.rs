@@ -9,8 +9,8 @@
 //! ```
 //!
 //! The row in `meta.db` is the truth and the only thing a create or update waits for: one commit,
-//! one sync. Directories and `record.json` reach the disk later; after a power cut they are made
-//! again from the row at open (whatever a program synced below `upper` took its directories along).
+//! one sync. `record.json` is written by the background thread, and directories reach the disk when
+//! the kernel likes; after a power cut they are made again from the row at open (whatever a program synced below `upper` took its directories along).
 //! A directory without a row is a create that never answered, or a removal: it goes to the trash.
 //!
 //! References container -> volumes and container -> image are rows too: claimed in the same commit
@@ -19,7 +19,7 @@
 //! An *ephemeral* container (`--rm`) has a row as well, committed without waiting for the disk; it
 //! is known until the machine restarts, which also ends the container.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, OptionalExtension, params};
 use serde::{Deserialize, Serialize};
@@ -71,6 +71,18 @@ pub enum ContainerError {
 impl From<rusqlite::Error> for ContainerError {
     fn from(error: rusqlite::Error) -> Self {
         Self::Meta(error.into())
+    }
+}
+
+impl ContainerError {
+    /// Whether deleting something could help.
+    #[must_use]
+    pub fn is_out_of_space(&self) -> bool {
+        match self {
+            Self::Disk(e) => e.is_out_of_space(),
+            Self::Meta(e) => e.is_out_of_space(),
+            _ => false,
+        }
     }
 }
 
@@ -169,7 +181,7 @@ impl Store {
         self.meta().read(|db| check_free(db, &row))?;
         let fs = self.container_fs(new.id);
         let made = self
-            .make_container_dirs(&row)
+            .make_container_dirs(new.id)
             .and_then(|()| self.container_write(new.ephemeral, move |db| insert(db, &row)));
         if let Err(error) = made {
             // an id taken between look and claim: the directory is the other one's
@@ -178,26 +190,42 @@ impl Store {
             }
             return Err(error);
         }
+        self.record_is_behind(new.id);
         Ok(fs)
     }
 
-    fn make_container_dirs(&self, row: &ContainerRow) -> Result<(), ContainerError> {
-        let fs = self.container_fs(&row.id);
+    fn make_container_dirs(&self, id: &str) -> Result<(), ContainerError> {
+        let fs = self.container_fs(id);
         match disk::create_dir(&fs.dir, 0o710) {
             Err(e) if e.source.kind() == std::io::ErrorKind::AlreadyExists => {
-                return Err(ContainerError::IdTaken { id: row.id.clone() });
+                return Err(ContainerError::IdTaken { id: id.to_owned() });
             }
             other => other?,
         }
         disk::create_dir(&fs.upper, 0o755)?;
         disk::create_dir(&fs.work, 0o700)?;
-        self.write_record(row)?;
         Ok(())
     }
 
-    fn write_record(&self, row: &ContainerRow) -> Result<(), DiskError> {
-        let path = self.container_dir(&row.id).join("record.json");
-        disk::write_lazy(&path, &encode(row), 0o600)
+    fn record_is_behind(&self, id: &str) {
+        self.queue().add(|p| {
+            p.records.insert(id.to_owned());
+        });
+    }
+
+    /// Brings `record.json` up to its row, where it isn't. The worker's part.
+    pub(crate) fn copy_record(&self, id: &str) -> Result<(), ContainerError> {
+        let Some(row) = self.container(id)? else {
+            return Ok(()); // removed since
+        };
+        let path = self.container_dir(id).join("record.json");
+        let current = disk::read_optional(&path)?
+            .and_then(|b| serde_json::from_slice::<RecordFile>(&b).ok())
+            .is_some_and(|f| f.generation == row.generation && f.id == row.id);
+        if !current {
+            disk::write_lazy(&path, &encode(&row), 0o600)?;
+        }
+        Ok(())
     }
 
     fn container_write<T: Send + 'static>(
@@ -217,8 +245,8 @@ impl Store {
     /// # Errors
     /// No such container, or the disk refuses; the old document stays then.
     pub fn container_update(&self, id: &str, document: &[u8]) -> Result<(), ContainerError> {
-        let (id, document) = (id.to_owned(), document.to_vec());
-        self.change_row(&id, move |row| row.document = document)
+        let document = document.to_vec();
+        self.change_row(id, move |row| row.document = document)
     }
 
     /// Gives the container another name, and a document that goes with it. Durable when it returns,
@@ -244,19 +272,15 @@ impl Store {
         id: &str,
         change: impl FnOnce(&mut ContainerRow) + Send + 'static,
     ) -> Result<(), ContainerError> {
-        let id = id.to_owned();
-        let ephemeral = self.meta().read(|db| is_ephemeral(db, &id))?;
-        let row = self.container_write(ephemeral, move |db| {
-            let mut row = select(db, &id)?.ok_or(ContainerError::NotFound { id })?;
+        let owned = id.to_owned();
+        let ephemeral = self.meta().read(|db| is_ephemeral(db, id))?;
+        self.container_write(ephemeral, move |db| {
+            let mut row = select(db, &owned)?.ok_or(ContainerError::NotFound { id: owned })?;
             change(&mut row);
             row.generation += 1;
-            update(db, &row)?;
-            Ok(row)
+            update(db, &row)
         })?;
-        // the row is the truth; a copy that can't be written now is written at the next open
-        if let Err(error) = self.write_record(&row) {
-            tracing::warn!(container = row.id, %error, "the record's copy stays behind");
-        }
+        self.record_is_behind(id);
         Ok(())
     }
 
@@ -266,16 +290,29 @@ impl Store {
     /// # Errors
     /// No such container, or the disk refuses; the container is unchanged then.
     pub fn container_remove(&self, id: &str) -> Result<(), ContainerError> {
-        let owned = id.to_owned();
-        let ephemeral = self.meta().read(|db| is_ephemeral(db, &owned))?;
-        self.container_write(ephemeral, move |db| {
-            match db.execute("DELETE FROM containers WHERE id = ?1", [&owned])? {
-                0 => Err(ContainerError::NotFound { id: owned }),
-                _ => Ok(()),
-            }
+        let ephemeral = self.meta().read(|db| is_ephemeral(db, id))?;
+        self.freeing(ContainerError::is_out_of_space, || {
+            let id = id.to_owned();
+            self.container_write(ephemeral, move |db| delete(db, &id))
         })?;
         self.trash_leftover(&self.container_dir(id));
         Ok(())
+    }
+
+    /// Sets a container aside whose document its owner can't use: the record goes out, the
+    /// directory and the record move to `quarantine/`.
+    ///
+    /// # Errors
+    /// No such container, or the disk refuses.
+    pub fn container_quarantine(
+        &self,
+        id: &str,
+        reason: &str,
+    ) -> Result<Quarantined, ContainerError> {
+        self.copy_record(id)?;
+        let owned = id.to_owned();
+        self.meta().write(move |db| delete(db, &owned))?;
+        Ok(self.quarantine("container", id, &self.container_dir(id), reason.to_owned()))
     }
 
     /// One container's record.
@@ -344,23 +381,43 @@ fn check_free(db: &Connection, row: &ContainerRow) -> Result<(), ContainerError>
     Ok(())
 }
 
-pub(crate) fn insert(db: &Connection, row: &ContainerRow) -> Result<(), ContainerError> {
+fn insert(db: &Connection, row: &ContainerRow) -> Result<(), ContainerError> {
     check_free(db, row)?;
-    db.prepare_cached("INSERT INTO containers VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")?
-        .execute(params![
-            row.id,
-            row.name,
-            row.image,
-            row.document,
-            row.generation.cast_signed(),
-            row.ephemeral,
-            row.created_at
-        ])?;
-    let mut refer = db.prepare_cached("INSERT OR IGNORE INTO container_volumes VALUES (?1, ?2)")?;
+    insert_row(db, row)
+}
+
+/// Without the check that what it refers to exists: of a record that was accepted earlier.
+fn insert_row(db: &Connection, row: &ContainerRow) -> Result<(), ContainerError> {
+    db.prepare_cached(
+        "INSERT INTO containers (id, name, image, document, generation, ephemeral, created_at)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+    )?
+    .execute(params![
+        row.id,
+        row.name,
+        row.image,
+        row.document,
+        row.generation.cast_signed(),
+        row.ephemeral,
+        row.created_at
+    ])?;
+    let mut refer = db.prepare_cached(
+        "INSERT OR IGNORE INTO container_volumes (container, volume) VALUES (?1, ?2)",
+    )?;
     for volume in &row.volumes {
         refer.execute([&row.id, volume])?;
     }
     Ok(())
+}
+
+fn delete(db: &Connection, id: &str) -> Result<(), ContainerError> {
+    match db
+        .prepare_cached("DELETE FROM containers WHERE id = ?1")?
+        .execute([id])?
+    {
+        0 => Err(ContainerError::NotFound { id: id.to_owned() }),
+        _ => Ok(()),
+    }
 }
 
 fn update(db: &Connection, row: &ContainerRow) -> Result<(), ContainerError> {
@@ -436,4 +493,48 @@ fn encode(row: &ContainerRow) -> Vec<u8> {
         document_is_hex: text.is_none(),
     };
     serde_json::to_vec(&file).expect("strings and numbers always encode")
+}
+
+/// Puts the container of a directory into a database that lost it.
+pub(crate) fn adopt(db: &Connection, dir: &Path) -> Result<(), String> {
+    let row = decode(dir)?;
+    let taken = |e: rusqlite::Error| e.to_string();
+    let holder: Option<String> = db
+        .query_row(
+            "SELECT id FROM containers WHERE name = ?1",
+            [&row.name],
+            |r| r.get(0),
+        )
+        .optional()
+        .map_err(taken)?;
+    if let Some(holder) = holder {
+        return Err(format!("its name {} is container {holder}'s", row.name));
+    }
+    insert_row(db, &row).map_err(|e| e.to_string())
+}
+
+fn decode(dir: &Path) -> Result<ContainerRow, String> {
+    let bytes = disk::read_optional(&dir.join("record.json"))
+        .map_err(|e| e.source.to_string())?
+        .ok_or("it has no record.json")?;
+    let file: RecordFile =
+        serde_json::from_slice(&bytes).map_err(|e| format!("its record.json: {e}"))?;
+    if dir.file_name().is_none_or(|n| n != file.id.as_str()) {
+        return Err(format!("its record.json is of container {}", file.id));
+    }
+    let document = if file.document_is_hex {
+        hex::decode(&file.document).map_err(|e| format!("its document: {e}"))?
+    } else {
+        file.document.into_bytes()
+    };
+    Ok(ContainerRow {
+        id: file.id,
+        name: file.name,
+        image: file.image,
+        volumes: file.volumes,
+        document,
+        ephemeral: file.ephemeral,
+        created_at: file.created_at,
+        generation: file.generation,
+    })
 }

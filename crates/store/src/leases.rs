@@ -9,8 +9,6 @@ use std::sync::{Arc, Mutex};
 use crate::Store;
 use crate::meta::lock;
 
-pub(crate) const SCHEMA: &str = "";
-
 #[derive(Debug, Default)]
 pub(crate) struct Table {
     next: u64,

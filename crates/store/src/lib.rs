@@ -22,19 +22,26 @@
 //! Lock order: `meta` queue, `meta` writer, lease table; none is held across another's I/O.
 
 pub mod archive_path;
+mod boot;
 pub mod config;
 mod containers;
 pub mod diff;
 pub mod disk;
+mod driver;
 pub mod images;
 mod layers;
 mod leases;
 mod meta;
 pub mod progress;
+mod reconcile;
 pub mod reference;
+mod reserve;
 pub mod tar;
+mod trash;
 pub mod unpack;
+mod usage;
 mod volumes;
+mod worker;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -46,10 +53,15 @@ pub use images::{
 };
 pub use leases::{Lease, Resource};
 pub use meta::MetaError;
-pub use volumes::{NewVolume, TrashedVolume, VolumeError, VolumeInfo};
+pub use reserve::AdmitError;
+pub use trash::Unreaped;
+pub use usage::DiskUsage;
+pub use volumes::{NewVolume, TrashPolicy, TrashedVolume, VolumeError, VolumeInfo};
 
+use boot::{Boot, RootLock};
 use disk::Context;
 use meta::Meta;
+use worker::{Queue, Worker};
 
 /// How a container's root file system is put together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,6 +79,10 @@ pub struct OpenOptions {
     pub driver: Option<Driver>,
     /// Instead of the kernel's; for tests of what happens after a power cut.
     pub boot_id: Option<String>,
+    /// Bytes of ballast; 64 MiB where absent, never more than a hundredth of the file system.
+    pub reserve: Option<u64>,
+    /// No background thread: [`Store::maintain`] does its work. For tests that count steps.
+    pub manual: bool,
 }
 
 /// An object that could not be understood. It costs itself alone.
@@ -99,12 +115,26 @@ pub struct OpenReport {
 /// Why a store could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
+    #[error("use {}: it was written by a newer version and needs {what}: use that version", root.display())]
+    TooNew { root: PathBuf, what: String },
+    #[error("start a thread")]
+    Thread(#[source] std::io::Error),
     #[error("lock {}: it is in use by process {holder}: stop that one or use another --data-root", root.display())]
     Locked { root: PathBuf, holder: String },
     #[error(transparent)]
     Disk(#[from] DiskError),
     #[error(transparent)]
     Meta(#[from] MetaError),
+}
+
+impl OpenError {
+    fn is_out_of_space(&self) -> bool {
+        match self {
+            Self::Disk(e) => e.is_out_of_space(),
+            Self::Meta(e) => e.is_out_of_space(),
+            _ => false,
+        }
+    }
 }
 
 /// Why a store could not be closed in order; the next open treats it as killed.
@@ -117,6 +147,8 @@ pub enum CloseError {
 /// An open store. Synchronous; share it between threads by reference or [`Arc`].
 #[derive(Debug)]
 pub struct Store {
+    // before `shared`: joined before the lock goes
+    worker: Mutex<Option<Worker>>,
     shared: Arc<Shared>,
 }
 
@@ -125,11 +157,15 @@ struct Shared {
     root: PathBuf,
     meta: Meta,
     leases: Arc<Mutex<leases::Table>>,
-    unclean: bool,
+    boot: Boot,
     driver: Driver,
+    reserve: u64,
+    queue: Arc<Queue>,
     /// Held while blobs and layers are renamed into their places or out of them: between looking
     /// whether one is needed and moving it, nobody may come to need it.
     content: Mutex<()>,
+    // last: everything else is closed before another process may open the store
+    _lock: RootLock,
 }
 
 impl Store {
@@ -137,33 +173,105 @@ impl Store {
     /// process or the last boot left.
     ///
     /// # Errors
-    /// Another process has it open, or the disk refuses. Damage is never an error: it is repaired
-    /// or set aside, and reported.
+    /// Another process has it open, a newer version wrote it, or the disk refuses. Damage is never
+    /// an error: it is repaired or set aside, and reported.
     pub fn open(root: &Path, options: &OpenOptions) -> Result<(Self, OpenReport), OpenError> {
         let root = std::path::absolute(root).unwrap_or_else(|_| root.to_owned());
         std::fs::create_dir_all(&root).on("make directory", &root)?;
+        let lock = RootLock::take(&root)?;
+        let reserve = options.reserve.unwrap_or(reserve::DEFAULT);
+        // a full disk must not keep us from the deleting that would help it
+        let first = Self::open_locked(&root, options);
+        let (meta, boot, mut report) = match first {
+            Err(error) if error.is_out_of_space() && reserve::release(&root) => {
+                Self::open_locked(&root, options)?
+            }
+            other => other?,
+        };
+        let store = Self {
+            shared: Arc::new(Shared {
+                driver: report.driver,
+                root,
+                meta,
+                leases: Arc::default(),
+                boot,
+                reserve,
+                queue: Arc::default(),
+                content: Mutex::default(),
+                _lock: lock,
+            }),
+            worker: Mutex::default(),
+        };
+        store.reconcile(&mut report)?;
+        if let Err(error) = store.restore_reserve() {
+            report
+                .repaired
+                .push(format!("no reserve: {}: {}", error, error.source));
+        }
+        if !options.manual {
+            *meta::lock(&store.worker) = Some(store.start_worker()?);
+        }
+        Ok((store, report))
+    }
+
+    fn open_locked(
+        root: &Path,
+        options: &OpenOptions,
+    ) -> Result<(Meta, Boot, OpenReport), OpenError> {
         for (dir, mode) in TREE {
             disk::ensure_dir(&root.join(dir), *mode)?;
         }
-        let meta = Meta::open(&root.join("meta.db"))?;
-        let driver = options.driver.unwrap_or(Driver::Overlay);
-        let report = OpenReport {
-            unclean: false,
+        let boot = Boot::begin(root, options.boot_id.clone())?;
+        let (driver, driver_reason) = match options.driver {
+            Some(driver) => (driver, "asked for".to_owned()),
+            None => probe_driver(root)?,
+        };
+        let mut report = OpenReport {
+            unclean: boot.unclean,
             rebuilt: None,
             quarantined: Vec::new(),
             repaired: Vec::new(),
             driver,
-            driver_reason: String::new(),
+            driver_reason,
         };
-        let shared = Arc::new(Shared {
-            root,
-            meta,
-            leases: Arc::default(),
-            unclean: report.unclean,
-            driver,
-            content: Mutex::default(),
-        });
-        Ok((Self { shared }, report))
+        let meta = reconcile::open_index(root, &mut report)?;
+        Ok((meta, boot, report))
+    }
+
+    fn start_worker(&self) -> Result<Worker, OpenError> {
+        let shared = Arc::clone(&self.shared);
+        let queue = Arc::clone(&self.shared.queue);
+        Worker::start(queue, move || {
+            // a handle of its own, without a worker: the thread never joins itself
+            let store = Self {
+                worker: Mutex::default(),
+                shared: Arc::clone(&shared),
+            };
+            for left in store.maintain() {
+                tracing::warn!(path = %left.path.display(), reason = left.reason, "can't be deleted; it stays in the trash");
+            }
+        })
+        .map_err(OpenError::Thread)
+    }
+
+    /// What the background thread does, once and at once: copies records, reaps the trash, starts
+    /// the database's log over, takes the reserve again. Answers with what could not be deleted.
+    pub fn maintain(&self) -> Vec<Unreaped> {
+        let work = self.queue().take();
+        for id in &work.records {
+            if let Err(error) = self.copy_record(id) {
+                tracing::warn!(container = id, %error, "the record's copy stays behind");
+            }
+        }
+        let left = if work.reap {
+            trash::reap(&self.root().join("trash/reap"), &|| self.queue().stopped())
+        } else {
+            Vec::new()
+        };
+        if let Err(error) = self.restore_reserve() {
+            tracing::debug!(%error, "the reserve stays away");
+        }
+        left
     }
 
     /// Waits until everything is on disk and notes that the store was closed in order. Nothing may
@@ -172,6 +280,20 @@ impl Store {
     /// # Errors
     /// The disk refuses; the next open treats the store as killed then.
     pub fn close(&self) -> Result<(), CloseError> {
+        if let Some(mut worker) = meta::lock(&self.worker).take() {
+            worker.stop();
+        }
+        for id in self.queue().take().records {
+            if let Err(error) = self.copy_record(&id) {
+                tracing::warn!(container = id, %error, "the record's copy stays behind");
+            }
+        }
+        if let Err(error) = self.meta().checkpoint() {
+            tracing::warn!(%error, "the database's log is not folded in");
+        }
+        let root = std::fs::File::open(self.root()).on("open", self.root())?;
+        disk::syncfs(&root, self.root())?;
+        self.boot().end_clean()?;
         Ok(())
     }
 
@@ -191,9 +313,22 @@ impl Store {
         &self.shared.meta
     }
 
-    /// Whether the machine went down since the store was last closed in order.
-    pub(crate) fn unclean(&self) -> bool {
-        self.shared.unclean
+    fn boot(&self) -> &Boot {
+        &self.shared.boot
+    }
+
+    /// Names this boot of the machine: what was made in another and not synced can't be trusted.
+    #[must_use]
+    pub fn boot_id(&self) -> &str {
+        &self.shared.boot.id
+    }
+
+    fn queue(&self) -> &Queue {
+        &self.shared.queue
+    }
+
+    fn reserve_size(&self) -> u64 {
+        self.shared.reserve
     }
 
     /// See [`Shared::content`].
@@ -246,6 +381,8 @@ impl Store {
     }
 }
 
+const EPERM: i32 = rustix::io::Errno::PERM.raw_os_error();
+
 /// Directories and their modes.
 const TREE: &[(&str, u32)] = &[
     ("", 0o711),
@@ -260,6 +397,14 @@ const TREE: &[(&str, u32)] = &[
     ("staging", 0o700),
     ("quarantine", 0o700),
 ];
+
+fn probe_driver(root: &Path) -> Result<(Driver, String), DiskError> {
+    let dir = root
+        .join("staging")
+        .join(format!("probe-{}", random_hex(8)));
+    disk::create_dir(&dir, 0o700)?;
+    Ok(driver::probe(&dir)) // left in staging, which is emptied next
+}
 
 /// RFC 3339, nanoseconds, UTC.
 pub(crate) fn now() -> String {

@@ -7,12 +7,24 @@
 //! A *relaxed* change is committed without waiting for the disk. It survives a killed process, not
 //! a power cut; it serves what isn't promised beyond this boot (`--rm` containers).
 //!
+//! The write-ahead log is laid out in full before the first commit and overwritten in place from then
+//! on: a commit then changes no metadata of the file system, so it needs neither space on a full
+//! disk nor a commit of the file system's own journal.
+//!
+//! Format: table `format` says which schema wrote the database and which is the oldest that may
+//! still use it; table `features` names what a reader must know (`incompatible`) or may ignore. A
+//! newer version only adds tables and columns with defaults, so that its predecessor can go on
+//! using the database; rows are written by column name so that it may.
+//!
 //! Lock order: `queue` is never held while `writer` is taken or used.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rusqlite::Connection;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+
+use rusqlite::{Connection, OptionalExtension};
 use sys::fault::point;
 
 /// The metadata database refused or failed.
@@ -148,23 +160,122 @@ impl std::fmt::Debug for Meta {
     }
 }
 
-impl Meta {
-    pub(crate) fn open(path: &Path) -> Result<Self, MetaError> {
-        let writer = connect(path)?;
-        for schema in [
-            crate::containers::SCHEMA,
-            crate::images::SCHEMA,
-            crate::volumes::SCHEMA,
-            crate::leases::SCHEMA,
-        ] {
-            writer.execute_batch(schema)?;
+/// Why a database can't be used. Damage is not among the reasons a user sees: it is rebuilt.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum MetaOpenError {
+    #[error("the database has no tables of ours")]
+    Empty,
+    #[error("{0}")]
+    Damaged(String),
+    #[error("{0}")]
+    TooNew(String),
+    #[error(transparent)]
+    Meta(#[from] MetaError),
+}
+
+impl From<rusqlite::Error> for MetaOpenError {
+    fn from(error: rusqlite::Error) -> Self {
+        use rusqlite::ErrorCode as C;
+        match error.sqlite_error_code() {
+            Some(C::NotADatabase | C::DatabaseCorrupt | C::TypeMismatch) => {
+                Self::Damaged(error.to_string())
+            }
+            // 522: a read past the end of a truncated file
+            Some(C::SystemIoFailure)
+                if error.sqlite_error().is_some_and(|e| e.extended_code == 522) =>
+            {
+                Self::Damaged(error.to_string())
+            }
+            _ => Self::Meta(error.into()),
         }
+    }
+}
+
+/// Of the tables below. Raised by one with each change; see the module's header.
+const SCHEMA_VERSION: i64 = 1;
+/// The oldest version that can use what we write.
+const READABLE_FROM: i64 = 1;
+/// Names of incompatible features this version knows.
+const KNOWN_FEATURES: &[&str] = &[];
+
+const FORMAT: &str = "
+CREATE TABLE IF NOT EXISTS format (key TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS features (name TEXT PRIMARY KEY, incompatible INTEGER NOT NULL) STRICT;
+";
+
+const SCHEMAS: &[&str] = &[
+    crate::containers::SCHEMA,
+    crate::images::SCHEMA,
+    crate::volumes::SCHEMA,
+];
+
+impl Meta {
+    /// Opens a database that is whole, of a version we can use, and has our tables.
+    pub(crate) fn open(path: &Path) -> Result<Self, MetaOpenError> {
+        let found = std::fs::symlink_metadata(path);
+        match found {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Err(MetaOpenError::Empty),
+            Ok(m) if !m.is_file() => {
+                return Err(MetaOpenError::Damaged("it isn't a regular file".to_owned()));
+            }
+            _ => {}
+        }
+        lay_out_log(path)?;
+        let db = connect(path)?;
+        check_whole(&db)?;
+        check_format(&db)?;
+        for schema in SCHEMAS {
+            db.execute_batch(schema)?; // what a newer version of ours added
+        }
+        Ok(Self::with(path, db)?)
+    }
+
+    /// Makes a database, with what `fill` puts into it, in one transaction: after a crash there is
+    /// either all of it or a database without tables, which [`Meta::open`] calls empty.
+    pub(crate) fn create<E: From<MetaError>>(
+        path: &Path,
+        fill: impl FnOnce(&Connection) -> Result<(), E>,
+    ) -> Result<Self, E> {
+        // SQLite drops a log it finds beside an empty database: laid out at the end
+        let db = connect(path)?;
+        let make = |sql: &str| db.execute_batch(sql).map_err(MetaError::from);
+        make("BEGIN IMMEDIATE")?;
+        make(FORMAT)?;
+        for (key, value) in [("schema", SCHEMA_VERSION), ("readable-from", READABLE_FROM)] {
+            db.execute(
+                "INSERT OR REPLACE INTO format VALUES (?1, ?2)",
+                (key, value),
+            )
+            .map_err(MetaError::from)?;
+        }
+        for schema in SCHEMAS {
+            make(schema)?;
+        }
+        fill(&db)?;
+        point("store.commit").map_err(|e| MetaError::Commit {
+            path: path.to_owned(),
+            source: Arc::new(e),
+        })?;
+        make("COMMIT")?;
+        lay_out_log(path)?;
+        Ok(Self::with(path, db)?)
+    }
+
+    fn with(path: &Path, writer: Connection) -> Result<Self, MetaError> {
         Ok(Self {
             path: path.to_owned(),
             queue: Mutex::default(),
             reader: Mutex::new(connect(path)?),
             writer: Mutex::new(writer),
         })
+    }
+
+    /// Moves the log's content into the database file and starts the log over, without waiting for
+    /// readers.
+    pub(crate) fn checkpoint(&self) -> Result<(), MetaError> {
+        let writer = lock(&self.writer);
+        writer.query_row("PRAGMA wal_checkpoint(RESTART)", [], |_| Ok(()))?;
+        Ok(())
     }
 
     /// Runs a change, durable when this returns `Ok`. The body may run together with others' in one
@@ -270,9 +381,108 @@ impl Meta {
 }
 
 fn connect(path: &Path) -> Result<Connection, MetaError> {
+    // made here for its mode, which log and index take over
+    std::fs::OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(|e| MetaError::Commit {
+            path: path.to_owned(),
+            source: Arc::new(e),
+        })?;
     let db = Connection::open(path)?;
+    // keeps the log in place when the process ends in order
+    db.set_db_config(
+        rusqlite::config::DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE,
+        true,
+    )?;
     db.pragma_update(None, "journal_mode", "WAL")?;
     db.pragma_update(None, "synchronous", "FULL")?;
     db.set_prepared_statement_cache_capacity(64);
     Ok(db)
+}
+
+/// 4 MiB: about a thousand pages, which is when SQLite starts the log over.
+const LOG_BYTES: u64 = 4 << 20;
+
+/// Fills the log file up with zeros, which its reader takes for the end.
+fn lay_out_log(path: &Path) -> Result<(), MetaError> {
+    let log = log_path(path, "-wal");
+    let extend = || {
+        let mut file = std::fs::OpenOptions::new()
+            .append(true)
+            .create(true)
+            .mode(0o600)
+            .open(&log)?;
+        let len = file.metadata()?.len();
+        if len >= LOG_BYTES {
+            return Ok(());
+        }
+        point("store.meta.log")?;
+        let zeros = vec![0u8; 1 << 20];
+        let mut missing = LOG_BYTES - len;
+        while missing > 0 {
+            let n = zeros
+                .len()
+                .min(usize::try_from(missing).unwrap_or(usize::MAX));
+            file.write_all(&zeros[..n])?;
+            missing -= n as u64;
+        }
+        file.sync_data()
+    };
+    let done: std::io::Result<()> = extend();
+    match done {
+        // without it commits are slower and may fail on a full disk: not a reason to stay down
+        Err(error) if crate::disk::out_of_space(&error) => Ok(()),
+        other => other.map_err(|e| MetaError::Commit {
+            path: log.clone(),
+            source: Arc::new(e),
+        }),
+    }
+}
+
+pub(crate) fn log_path(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
+}
+
+fn check_whole(db: &Connection) -> Result<(), MetaOpenError> {
+    let verdict: String = db.query_row("PRAGMA quick_check(1)", [], |r| r.get(0))?;
+    if verdict == "ok" {
+        Ok(())
+    } else {
+        Err(MetaOpenError::Damaged(verdict))
+    }
+}
+
+fn check_format(db: &Connection) -> Result<(), MetaOpenError> {
+    let ours = db
+        .prepare("SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'format'")?
+        .exists([])?;
+    if !ours {
+        return Err(MetaOpenError::Empty);
+    }
+    let number = |key: &str| -> Result<i64, MetaOpenError> {
+        db.query_row("SELECT value FROM format WHERE key = ?1", [key], |r| {
+            r.get(0)
+        })
+        .optional()?
+        .ok_or_else(|| MetaOpenError::Damaged(format!("its format table lacks {key}")))
+    };
+    let (schema, readable_from) = (number("schema")?, number("readable-from")?);
+    if readable_from > SCHEMA_VERSION {
+        return Err(MetaOpenError::TooNew(format!(
+            "schema {schema} (readable from schema {readable_from}, this is {SCHEMA_VERSION})"
+        )));
+    }
+    let mut features = db.prepare("SELECT name FROM features WHERE incompatible <> 0")?;
+    for name in features.query_map([], |r| r.get::<_, String>(0))? {
+        let name = name?;
+        if !KNOWN_FEATURES.contains(&name.as_str()) {
+            return Err(MetaOpenError::TooNew(format!("feature {name}")));
+        }
+    }
+    Ok(())
 }

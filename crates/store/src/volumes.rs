@@ -14,7 +14,7 @@
 //! Nothing but `volume_prune_trash` (asked for by name) and the trash's own retention deletes.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, OptionalExtension, params};
 use serde::{Deserialize, Serialize};
@@ -53,8 +53,12 @@ pub enum VolumeError {
         name: String,
         containers: Vec<String>,
     },
-    #[error("a volume named {name} exists with other {what}: remove it or use another name")]
-    Conflict { name: String, what: &'static str },
+    #[error("a volume named {name} exists: remove it first")]
+    NameTaken { name: String },
+    #[error(
+        "{} is in the way and isn't a volume of the index: `fsck --repair` takes it in", path.display()
+    )]
+    Occupied { path: PathBuf },
     #[error("no removed volume named {name} in the trash")]
     NotInTrash { name: String },
     #[error("the volume driver {driver} isn't supported: use local")]
@@ -74,6 +78,18 @@ pub enum VolumeError {
 impl From<rusqlite::Error> for VolumeError {
     fn from(error: rusqlite::Error) -> Self {
         Self::Meta(error.into())
+    }
+}
+
+impl VolumeError {
+    /// Whether deleting something could help.
+    #[must_use]
+    pub fn is_out_of_space(&self) -> bool {
+        match self {
+            Self::Disk(e) => e.is_out_of_space(),
+            Self::Meta(e) => e.is_out_of_space(),
+            _ => false,
+        }
     }
 }
 
@@ -104,6 +120,16 @@ pub struct VolumeInfo {
     pub created_at: String,
 }
 
+/// What of the trash is kept. Nothing set: everything.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct TrashPolicy {
+    pub max_age: Option<std::time::Duration>,
+    /// The latest removed stay.
+    pub max_count: Option<usize>,
+    /// The latest removed stay.
+    pub max_bytes: Option<u64>,
+}
+
 /// A removed volume that can still be brought back.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TrashedVolume {
@@ -122,8 +148,7 @@ impl Store {
     /// Makes a volume, or returns the one of that name (as Docker does). Durable when it returns.
     ///
     /// # Errors
-    /// A bad name, an unknown driver or option, other options than the existing one's, or the disk
-    /// refuses; nothing is left behind then.
+    /// A bad name, an unknown driver or option, or the disk refuses; nothing is left behind then.
     pub fn volume_create(&self, new: &NewVolume) -> Result<VolumeInfo, VolumeError> {
         if !matches!(new.driver.as_str(), "" | "local") {
             return Err(VolumeError::UnknownDriver {
@@ -159,10 +184,14 @@ impl Store {
     fn make_volume(&self, info: VolumeInfo) -> Result<VolumeInfo, VolumeError> {
         let staged = self.stage_volume(&info)?;
         let place = self.volumes_dir().join(&info.name);
+        if place.exists() {
+            self.finish_removal(&place)?;
+        }
         if let Err(error) = disk::rename_new(&staged, &place) {
             self.trash_leftover(&staged);
             return match self.meta().read(|db| select(db, &info.name))? {
                 Some(existing) => Ok(existing), // made by another at the same time
+                None if place.exists() => Err(VolumeError::Occupied { path: place }),
                 None => Err(error.into()),
             };
         }
@@ -233,19 +262,109 @@ impl Store {
     /// # Errors
     /// There is none of that name, containers refer to it, or the disk refuses.
     pub fn volume_remove(&self, name: &str) -> Result<(), VolumeError> {
-        let owned = name.to_owned();
-        let info = self.meta().write(move |db| trash_row(db, &owned))?;
-        self.move_to_volume_trash(&info)?;
+        let info = self.freeing(VolumeError::is_out_of_space, || {
+            let owned = name.to_owned();
+            self.meta().write(move |db| trash_row(db, &owned))
+        })?;
+        self.freeing(VolumeError::is_out_of_space, || {
+            self.move_to_trash(&info.name, &info.uid)
+        })
+    }
+
+    fn move_to_trash(&self, name: &str, uid: &str) -> Result<(), VolumeError> {
+        let place = self.volumes_dir().join(name);
+        match disk::rename_new(&place, &self.volume_trash_dir().join(uid)) {
+            // someone deleted the directory: there is nothing to bring back
+            Err(e) if e.source.kind() == std::io::ErrorKind::NotFound => {
+                return self.forget_trashed(uid);
+            }
+            other => other?,
+        }
+        disk::sync_dir(&self.volume_trash_dir())?;
+        Ok(disk::sync_dir(&self.volumes_dir())?)
+    }
+
+    fn forget_trashed(&self, uid: &str) -> Result<(), VolumeError> {
+        let uid = uid.to_owned();
+        self.meta().write(move |db| {
+            db.execute("DELETE FROM volume_trash WHERE uid = ?1", [uid])?;
+            Ok(())
+        })
+    }
+
+    /// A directory whose volume was removed, but which didn't get into the trash.
+    pub(crate) fn finish_removal(&self, place: &Path) -> Result<(), VolumeError> {
+        let Some(info) = read_info(place)? else {
+            return Ok(());
+        };
+        let removed = self.meta().read(|db| trashed(db, &info.uid))?;
+        if removed {
+            self.move_to_trash(&info.name, &info.uid)?;
+        }
         Ok(())
     }
 
-    pub(crate) fn move_to_volume_trash(&self, info: &VolumeInfo) -> Result<(), DiskError> {
-        disk::rename_new(
-            &self.volumes_dir().join(&info.name),
-            &self.volume_trash_dir().join(&info.uid),
-        )?;
-        disk::sync_dir(&self.volume_trash_dir())?;
-        disk::sync_dir(&self.volumes_dir())
+    /// Deletes a removed volume for good: by name (the latest removed) or uid.
+    ///
+    /// # Errors
+    /// None in the trash, or the disk refuses.
+    pub fn volume_purge(&self, name: &str) -> Result<TrashedVolume, VolumeError> {
+        let trashed = self.find_trashed(name)?;
+        self.purge(&trashed)?;
+        Ok(trashed)
+    }
+
+    fn purge(&self, trashed: &TrashedVolume) -> Result<(), VolumeError> {
+        let uid = &trashed.volume.uid;
+        self.freeing(VolumeError::is_out_of_space, || self.forget_trashed(uid))?;
+        self.trash_leftover(&self.volume_trash_dir().join(uid));
+        Ok(())
+    }
+
+    /// Deletes for good what the policy doesn't keep. Answers with what went.
+    ///
+    /// # Errors
+    /// The disk refuses.
+    pub fn volume_trash_prune(
+        &self,
+        keep: &TrashPolicy,
+    ) -> Result<Vec<TrashedVolume>, VolumeError> {
+        let now = jiff::Timestamp::now();
+        let mut bytes = 0u64;
+        let mut gone = Vec::new();
+        for (i, trashed) in self.volumes_in_trash()?.into_iter().enumerate() {
+            if let Some(max) = keep.max_bytes {
+                let size =
+                    crate::usage::tree_size(&self.volume_trash_dir().join(&trashed.volume.uid));
+                bytes = bytes.saturating_add(size);
+                if bytes > max {
+                    self.purge(&trashed)?;
+                    gone.push(trashed);
+                    continue;
+                }
+            }
+            let age = trashed
+                .removed_at
+                .parse::<jiff::Timestamp>()
+                .map(|t| now.duration_since(t).unsigned_abs())
+                .unwrap_or_default();
+            if keep.max_age.is_some_and(|max| age > max)
+                || keep.max_count.is_some_and(|max| i >= max)
+            {
+                self.purge(&trashed)?;
+                gone.push(trashed);
+            }
+        }
+        Ok(gone)
+    }
+
+    fn find_trashed(&self, name: &str) -> Result<TrashedVolume, VolumeError> {
+        self.volumes_in_trash()?
+            .into_iter()
+            .find(|t| t.volume.name == name || t.volume.uid == name)
+            .ok_or_else(|| VolumeError::NotInTrash {
+                name: name.to_owned(),
+            })
     }
 
     /// The removed volumes that can be brought back, the latest first.
@@ -275,20 +394,10 @@ impl Store {
     /// # Errors
     /// None in the trash, a volume of that name exists, or the disk refuses.
     pub fn volume_restore(&self, name: &str) -> Result<VolumeInfo, VolumeError> {
-        let trashed = self
-            .volumes_in_trash()?
-            .into_iter()
-            .find(|t| t.volume.name == name || t.volume.uid == name)
-            .ok_or_else(|| VolumeError::NotInTrash {
-                name: name.to_owned(),
-            })?;
-        let info = trashed.volume;
+        let info = self.find_trashed(name)?.volume;
         let place = self.volumes_dir().join(&info.name);
         if place.exists() {
-            return Err(VolumeError::Conflict {
-                name: info.name,
-                what: "content",
-            });
+            return Err(VolumeError::NameTaken { name: info.name });
         }
         disk::rename_new(&self.volume_trash_dir().join(&info.uid), &place)?;
         disk::sync_dir(&self.volumes_dir())?;
@@ -349,15 +458,18 @@ fn from_row(r: &rusqlite::Row<'_>) -> rusqlite::Result<VolumeInfo> {
 }
 
 fn insert(db: &Connection, v: &VolumeInfo) -> Result<(), VolumeError> {
-    db.prepare_cached("INSERT INTO volumes VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?
-        .execute(params![
-            v.name,
-            v.uid,
-            json(&v.labels),
-            json(&v.options),
-            v.anonymous,
-            v.created_at
-        ])?;
+    db.prepare_cached(
+        "INSERT INTO volumes (name, uid, labels, options, anonymous, created_at)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+    )?
+    .execute(params![
+        v.name,
+        v.uid,
+        json(&v.labels),
+        json(&v.options),
+        v.anonymous,
+        v.created_at
+    ])?;
     Ok(())
 }
 
@@ -384,15 +496,72 @@ fn trash_row(db: &Connection, name: &str) -> Result<VolumeInfo, VolumeError> {
         });
     }
     db.execute("DELETE FROM volumes WHERE name = ?1", [name])?;
-    db.prepare_cached("INSERT INTO volume_trash VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")?
-        .execute(params![
-            info.uid,
-            info.name,
-            json(&info.labels),
-            json(&info.options),
-            info.anonymous,
-            info.created_at,
-            crate::now()
-        ])?;
+    insert_trashed(db, &info)?;
     Ok(info)
+}
+
+fn insert_trashed(db: &Connection, info: &VolumeInfo) -> Result<(), VolumeError> {
+    db.prepare_cached(
+        "INSERT INTO volume_trash (uid, name, labels, options, anonymous, created_at, removed_at)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+    )?
+    .execute(params![
+        info.uid,
+        info.name,
+        json(&info.labels),
+        json(&info.options),
+        info.anonymous,
+        info.created_at,
+        crate::now()
+    ])?;
+    Ok(())
+}
+
+fn trashed(db: &Connection, uid: &str) -> Result<bool, VolumeError> {
+    Ok(db
+        .prepare_cached("SELECT 1 FROM volume_trash WHERE uid = ?1")?
+        .exists([uid])?)
+}
+
+/// `volume.json` of a directory; nothing where it is missing or can't be understood.
+fn read_info(dir: &Path) -> Result<Option<VolumeInfo>, DiskError> {
+    Ok(
+        disk::read_optional(&dir.join("volume.json"))?
+            .and_then(|b| serde_json::from_slice(&b).ok()),
+    )
+}
+
+/// Puts the volume of a directory into a database that doesn't have it. A directory with `_data`
+/// but without a readable `volume.json` is taken in as a volume without labels: it is user data.
+pub(crate) fn adopt(db: &Connection, dir: &Path) -> Result<(), String> {
+    let name = dir
+        .file_name()
+        .and_then(|n| n.to_str())
+        .filter(|n| check_name(n).is_ok())
+        .ok_or("its name isn't a volume's")?;
+    let info = match read_info(dir).map_err(|e| e.source.to_string())? {
+        Some(info) if info.name == name => info,
+        Some(info) => return Err(format!("its volume.json is of volume {}", info.name)),
+        None if dir.join("_data").is_dir() => VolumeInfo {
+            name: name.to_owned(),
+            uid: crate::random_hex(16),
+            labels: BTreeMap::new(),
+            options: BTreeMap::new(),
+            anonymous: false,
+            created_at: crate::now(),
+        },
+        None => return Err("it has neither volume.json nor _data".to_owned()),
+    };
+    insert(db, &info).map_err(|e| e.to_string())
+}
+
+/// Puts a volume of the trash into a database that lost it; its time there starts over.
+pub(crate) fn adopt_trashed(db: &Connection, dir: &Path) -> Result<(), String> {
+    let info = read_info(dir)
+        .map_err(|e| e.source.to_string())?
+        .ok_or("its volume.json can't be read")?;
+    if dir.file_name().is_none_or(|n| n != info.uid.as_str()) {
+        return Err(format!("its volume.json is of {}", info.uid));
+    }
+    insert_trashed(db, &info).map_err(|e| e.to_string())
 }

@@ -11,5 +11,6 @@
 pub mod fault;
 pub mod fdpass;
 pub mod fork;
+pub mod priority;
 pub mod signal;
 pub mod throwaway;
