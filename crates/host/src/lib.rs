@@ -13,6 +13,7 @@
 //! ```
 
 pub mod cgroups;
+pub mod doctor;
 pub mod facts;
 mod probe;
 mod process;

@@ -573,20 +573,18 @@ fn mount_api(r: &Reporter, stage: BorrowedFd<'_>) {
         (c"devpts", Probe::Devpts),
         (c"mqueue", Probe::Mqueue),
     ] {
-        let Some(fd) = tell(r, probe, new_instance(kind)) else {
-            continue;
-        };
-        if probe == Probe::Tmpfs {
-            // Attaching to a detached tree works from 6.15 only: in a namespace of its own.
-            let moved = unshare(UnshareFlags::NEWNS).and_then(|()| {
-                use rustix::mount::MountPropagationFlags as Propagation;
-                rustix::mount::mount_change(c"/", Propagation::PRIVATE | Propagation::REC)?;
-                let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
-                rustix::mount::move_mount(fd.as_fd(), c"", CWD, c"merged", flags)
-            });
-            tell(r, Probe::MoveMount, moved);
-        }
+        tell(r, probe, new_instance(kind));
     }
+    let tree = rustix::mount::open_tree(stage, c"l1", clone);
+    // Attaching to a detached tree works from 6.15 only: in a namespace of its own.
+    let moved = tree.and_then(|tree| {
+        use rustix::mount::MountPropagationFlags as Propagation;
+        unshare(UnshareFlags::NEWNS)?;
+        rustix::mount::mount_change(c"/", Propagation::PRIVATE | Propagation::REC)?;
+        let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+        rustix::mount::move_mount(tree.as_fd(), c"", CWD, c"merged", flags)
+    });
+    tell(r, Probe::MoveMount, moved);
     tell(r, Probe::Statmount, throwaway::answers(Call::Statmount));
 }
 

@@ -132,3 +132,27 @@ fn the_cache_counts_for_the_same_process_only() {
     child.collect(Instant::now() + 2 * DEADLINE, |_, v| openat2 = Some(v));
     assert_eq!(openat2, Some(0));
 }
+
+#[test]
+fn the_verdict_follows_what_the_kernel_answers() {
+    use host::doctor::{Context, Depth, Verdict, examine};
+    as_root();
+    let verdict = |calls: &[libc::c_long]| {
+        let facts = facts_without(calls, libc::ENOSYS);
+        // the data root of the probes is gone by now
+        let facts = Facts {
+            data_root: std::env::temp_dir(),
+            ..facts
+        };
+        examine(&Context::gather(&facts, Depth::Quick).unwrap())
+    };
+    let as_it_is = verdict(&[libc::SYS_acct]);
+    assert!(as_it_is.verdict < Verdict::Forbidden, "{}", as_it_is.text());
+    for needed in [libc::SYS_clone3, libc::SYS_pidfd_open, libc::SYS_openat2] {
+        let without = verdict(&[needed]);
+        assert!(without.is_forbidden(), "{}", without.text());
+    }
+    let older = verdict(&[libc::SYS_mount_setattr, libc::SYS_fsopen]);
+    assert_eq!(older.verdict, Verdict::Caveats, "{}", older.text());
+    assert!(older.text().contains("no fsopen, mount_setattr"));
+}
