@@ -382,7 +382,7 @@ fn data_root_group(r: &Reporter, stage: BorrowedFd<'_>) {
         overlay_effects(r, mounted.as_fd());
     }
     tell(r, Probe::OverlayUserxattr, read_only_overlay(true));
-    mount_api(r, stage);
+    mount_api(r);
 }
 
 fn d_type(stage: BorrowedFd<'_>) -> Result<bool, Errno> {
@@ -548,10 +548,11 @@ fn opaque(root: BorrowedFd<'_>) -> Result<bool, Errno> {
     Ok(hidden.err() == Some(Errno::NOENT) && length == 1 && value[0] == b'y')
 }
 
-fn mount_api(r: &Reporter, stage: BorrowedFd<'_>) {
+/// Relative to the working directory, which goes along into another mount namespace.
+fn mount_api(r: &Reporter) {
     let clone = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     let recursive = clone | OpenTreeFlags::AT_RECURSIVE;
-    let tree = rustix::mount::open_tree(stage, c"l2", recursive);
+    let tree = rustix::mount::open_tree(CWD, c"l2", recursive);
     if let Some(tree) = tell(r, Probe::OpenTree, tree) {
         let one = SetAttr::ReadOnly { recursive: false };
         tell(
@@ -566,7 +567,7 @@ fn mount_api(r: &Reporter, stage: BorrowedFd<'_>) {
             throwaway::mount_setattr(tree.as_fd(), all),
         );
     }
-    let idmapped = rustix::mount::open_tree(stage, c"user", clone).and_then(|t| idmap(t.as_fd()));
+    let idmapped = rustix::mount::open_tree(CWD, c"user", clone).and_then(|t| idmap(t.as_fd()));
     tell(r, Probe::IdMapped, idmapped);
     for (kind, probe) in [
         (c"tmpfs", Probe::Tmpfs),
@@ -575,7 +576,7 @@ fn mount_api(r: &Reporter, stage: BorrowedFd<'_>) {
     ] {
         tell(r, probe, new_instance(kind));
     }
-    let tree = rustix::mount::open_tree(stage, c"l1", clone);
+    let tree = rustix::mount::open_tree(CWD, c"l1", clone);
     // Attaching to a detached tree works from 6.15 only: in a namespace of its own.
     let moved = tree.and_then(|tree| {
         use rustix::mount::MountPropagationFlags as Propagation;
