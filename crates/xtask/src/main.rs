@@ -1,1 +1,46 @@
-fn main() {}
+//! Automation: `cargo xtask demo`, `test`, `tidy`, `bench`.
+//!
+//! ```text
+//! demo    the main job on real input: PostgreSQL on a volume that survives everything
+//! test    all tests, doing their set-up first; what the continuous integration runs
+//! tidy    the rules that no compiler checks
+//! bench   side by side with the peers of the distribution
+//! ```
+//! Unlike the product, this runs other programs, and prints.
+
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a command line tool for people"
+)]
+
+mod demo;
+mod run;
+mod setup;
+mod tests;
+mod tidy;
+
+use std::process::ExitCode;
+
+/// What went wrong, in words for whoever ran the command.
+type Failed = Box<dyn std::error::Error>;
+
+const USAGE: &str = "usage: cargo xtask demo | test [STAGE...] | tidy | bench [OPTION...]";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let rest = arguments.get(1..).unwrap_or_default();
+    let result = match arguments.first().map(String::as_str) {
+        Some("demo") => demo::demo(rest),
+        Some("test") => tests::test(rest),
+        Some("tidy") => tidy::tidy(),
+        _ => Err(USAGE.into()),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("xtask: {e}");
+            ExitCode::FAILURE
+        }
+    }
+}
