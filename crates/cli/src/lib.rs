@@ -1,1 +1,43 @@
-//! cli
+//! The `plimsoll` command line: Docker's words and flags over the Docker Engine API.
+//!
+//! ```text
+//! main -> argv[1] = spawner -> shim     (no argument of its own, nothing of this crate)
+//!      -> argv[1] = daemon  -> daemon   (dockerd's flags)
+//!      -> else              -> commands: find the Verb, read its Flags, call the API by Client,
+//!                              print Tables and Templates, end with Docker's exit codes
+//! ```
+//!
+//! All I/O is blocking on one thread: a command makes a few requests and then polls descriptors.
+
+mod cmd;
+mod commands;
+mod flags;
+mod foreground;
+mod http;
+mod human;
+mod mounts;
+mod parse;
+mod stream;
+mod table;
+mod template;
+mod term;
+mod verb;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+/// The whole program: `arguments` as the process got them, its own name included.
+#[must_use]
+pub fn main(arguments: Vec<OsString>) -> ExitCode {
+    match arguments.get(1).and_then(|a| a.to_str()) {
+        Some("spawner") => {
+            let code = shim::spawner::main();
+            ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX))
+        }
+        Some("daemon") => daemon::main(arguments.into_iter().skip(2).collect()),
+        _ => {
+            sys::fault::enter("cli");
+            commands::main(arguments.into_iter().skip(1).collect())
+        }
+    }
+}

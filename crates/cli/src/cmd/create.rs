@@ -1,0 +1,824 @@
+//! `create`, and the flags that it shares with `run`.
+
+use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use api::container::{
+    Config, CreateRequest, CreateResponse, DeviceMapping, HostConfig, RestartPolicy,
+    ThrottleDevice, Ulimit, WeightDevice,
+};
+
+use crate::flags::{Flag, Groups, go_int, go_uint, refused, switch, value};
+use crate::http::{Body, HttpError, Query};
+use crate::mounts;
+use crate::parse;
+use crate::verb::{Context, Failure, Offer, Operands, Verb};
+
+/// What `run` and `create` were asked.
+#[derive(Debug)]
+pub(crate) struct CreateOptions {
+    pub(crate) name: Option<String>,
+    pub(crate) config: Config,
+    pub(crate) host: HostConfig,
+    pub(crate) interactive: bool,
+    pub(crate) attach: Vec<String>,
+    env: Vec<String>,
+    env_files: Vec<PathBuf>,
+    labels: Vec<String>,
+    label_files: Vec<PathBuf>,
+    volumes: Vec<String>,
+    entrypoint: Option<String>,
+    security: Vec<String>,
+    cidfile: Option<PathBuf>,
+    restart: Option<String>,
+    swappiness: Option<i64>,
+    // of `run` alone
+    pub(crate) detach: bool,
+    pub(crate) sig_proxy: bool,
+    pub(crate) detach_keys: Option<String>,
+}
+
+impl Default for CreateOptions {
+    fn default() -> Self {
+        Self {
+            name: None,
+            config: Config::default(),
+            host: HostConfig::default(),
+            interactive: false,
+            attach: Vec::new(),
+            env: Vec::new(),
+            env_files: Vec::new(),
+            labels: Vec::new(),
+            label_files: Vec::new(),
+            volumes: Vec::new(),
+            entrypoint: None,
+            security: Vec::new(),
+            cidfile: None,
+            restart: None,
+            swappiness: None,
+            detach: false,
+            sig_proxy: true,
+            detach_keys: None,
+        }
+    }
+}
+
+type O = CreateOptions;
+
+/// Appends to a list that is absent while empty.
+fn push<T>(list: &mut Option<Vec<T>>, item: T) -> Result<(), String> {
+    list.get_or_insert_default().push(item);
+    Ok(())
+}
+
+fn insert(map: &mut Option<BTreeMap<String, String>>, text: &str) -> Result<(), String> {
+    let (key, value) = parse::key_value(text);
+    map.get_or_insert_default().insert(key, value);
+    Ok(())
+}
+
+const NETWORK: &str = "networks and ports come later; --network none and host work";
+const REGISTRY: &str = "there is no registry client yet; bring images with capture, import or load";
+const HEALTH: &str = "health checks come later";
+const WINDOWS: &str = "it is for Windows containers";
+const REAL_TIME: &str = "real-time CPU limits come later";
+
+#[rustfmt::skip]
+const RESOURCE_FLAGS: &[Flag<O>] = &[
+    value("memory", Some('m'), "bytes", |o, v| set(&mut o.host.resources.memory, parse::bytes(v)), "Memory limit"),
+    value("memory-swap", None, "bytes", |o, v| set(&mut o.host.resources.memory_swap, parse::swap_bytes(v)), "Limit of memory and swap together; -1 leaves swap unlimited"),
+    value("memory-reservation", None, "bytes", |o, v| set(&mut o.host.resources.memory_reservation, parse::bytes(v)), "Memory the container keeps under pressure (soft limit)"),
+    value("memory-swappiness", None, "int", |o, v| set(&mut o.swappiness, go_int(v).map(Some)), "Inclination to swap, 0 to 100"),
+    switch("oom-kill-disable", None, |o, v| o.host.resources.oom_kill_disable = Some(v), "Do not kill when memory runs out; wait"),
+    value("oom-score-adj", None, "int", |o, v| set(&mut o.host.oom_score_adj, small(v)), "Preference of the OOM killer, -1000 to 1000"),
+    value("cpus", None, "decimal", |o, v| set(&mut o.host.resources.nano_cpus, parse::cpus(v)), "Number of CPUs"),
+    value("cpu-shares", Some('c'), "int", |o, v| set(&mut o.host.resources.cpu_shares, go_int(v)), "Relative weight of CPU time"),
+    value("cpu-period", None, "int", |o, v| set(&mut o.host.resources.cpu_period, go_int(v)), "Period of the CPU quota in microseconds"),
+    value("cpu-quota", None, "int", |o, v| set(&mut o.host.resources.cpu_quota, go_int(v)), "CPU time per period in microseconds"),
+    value("cpuset-cpus", None, "string", |o, v| text(&mut o.host.resources.cpuset_cpus, v), "CPUs to run on (0-3, 0,1)"),
+    value("cpuset-mems", None, "string", |o, v| text(&mut o.host.resources.cpuset_mems, v), "Memory nodes to use (0-3, 0,1)"),
+    value("pids-limit", None, "int", |o, v| set(&mut o.host.resources.pids_limit, go_int(v).map(Some)), "Limit of processes; -1 for none"),
+    value("blkio-weight", None, "uint16", |o, v| set(&mut o.host.resources.blkio_weight, weight(v)), "Relative weight of block I/O, 10 to 1000, 0 to disable"),
+    value("blkio-weight-device", None, "list", weight_device, "Relative weight of block I/O for a device (path:weight)"),
+    value("device-read-bps", None, "list", |o, v| rate(&mut o.host.resources.blkio_device_read_bps, v, true), "Limit bytes read per second from a device (path:rate)"),
+    value("device-write-bps", None, "list", |o, v| rate(&mut o.host.resources.blkio_device_write_bps, v, true), "Limit bytes written per second to a device (path:rate)"),
+    value("device-read-iops", None, "list", |o, v| rate(&mut o.host.resources.blkio_device_read_iops, v, false), "Limit reads per second from a device (path:rate)"),
+    value("device-write-iops", None, "list", |o, v| rate(&mut o.host.resources.blkio_device_write_iops, v, false), "Limit writes per second to a device (path:rate)"),
+    value("ulimit", None, "ulimit", ulimit, "Limit of the process (nofile=1024:2048)"),
+    value("shm-size", None, "bytes", |o, v| set(&mut o.host.shm_size, parse::bytes(v)), "Size of /dev/shm"),
+    value("cgroup-parent", None, "string", |o, v| text(&mut o.host.resources.cgroup_parent, v), "Cgroup above the container's"),
+];
+
+#[rustfmt::skip]
+const PROCESS_FLAGS: &[Flag<O>] = &[
+    value("name", None, "string", |o, v| set(&mut o.name, Ok(Some(v.to_owned()))), "Name of the container"),
+    switch("interactive", Some('i'), |o, v| o.interactive = v, "Keep standard input open"),
+    switch("tty", Some('t'), |o, v| o.config.tty = v, "Give the program a terminal"),
+    value("attach", Some('a'), "list", attach, "Attach to stdin, stdout or stderr"),
+    switch("rm", None, |o, v| o.host.auto_remove = v, "Remove the container and its anonymous volumes when it ends"),
+    value("env", Some('e'), "list", |o, v| add(&mut o.env, parse::env(v)), "Set an environment variable"),
+    value("env-file", None, "list", |o, v| add(&mut o.env_files, Ok(v.into())), "Read environment variables from a file"),
+    value("workdir", Some('w'), "string", |o, v| text(&mut o.config.working_dir, v), "Working directory in the container"),
+    value("user", Some('u'), "string", |o, v| text(&mut o.config.user, v), "User and group to run as (name|uid[:group|gid])"),
+    value("group-add", None, "list", |o, v| push(&mut o.host.group_add, v.to_owned()), "Additional group of the user"),
+    value("entrypoint", None, "string", |o, v| set(&mut o.entrypoint, Ok(Some(v.to_owned()))), "Program to run instead of the image's entry point"),
+    value("hostname", Some('h'), "string", |o, v| text(&mut o.config.hostname, v), "Host name in the container"),
+    value("domainname", None, "string", |o, v| text(&mut o.config.domainname, v), "NIS domain name in the container"),
+    switch("init", None, |o, v| o.host.init = Some(v), "Run an init that forwards signals and reaps processes"),
+    value("stop-signal", None, "string", |o, v| text(&mut o.config.stop_signal, v), "Signal that stops the container"),
+    value("stop-timeout", None, "int", |o, v| set(&mut o.config.stop_timeout, go_int(v).map(Some)), "Seconds to wait for it to stop before killing it"),
+    value("restart", None, "string", |o, v| set(&mut o.restart, Ok(Some(v.to_owned()))), "When to start it again (no, on-failure[:n], always, unless-stopped)"),
+    value("log-driver", None, "string", |o, v| text(&mut o.host.log_config.r#type, v), "Where the output goes (json-file, none)"),
+    value("log-opt", None, "list", |o, v| insert(&mut o.host.log_config.config, v), "Option of the log (max-size=10m)"),
+    value("label", Some('l'), "list", |o, v| add(&mut o.labels, parse::label(v)), "Label the container"),
+    value("label-file", None, "list", |o, v| add(&mut o.label_files, Ok(v.into())), "Read labels from a file"),
+    value("annotation", None, "map", |o, v| insert(&mut o.host.annotations, v), "Annotate the container for the OCI runtime"),
+    value("cidfile", None, "string", |o, v| set(&mut o.cidfile, Ok(Some(v.into()))), "Write the container's ID to a file"),
+    value("pull", None, "string", |_, v| pull(v), "When to fetch the image (missing, never); there is no registry yet"),
+    value("platform", None, "string", |_, v| platform(v), "Platform of the image; this machine's own"),
+    switch("quiet", Some('q'), |_, _| (), "Say nothing while an image is fetched"),
+];
+
+#[rustfmt::skip]
+const HOST_FLAGS: &[Flag<O>] = &[
+    value("volume", Some('v'), "list", |o, v| add(&mut o.volumes, Ok(v.to_owned())), "Mount a volume or a host directory (source:target[:options])"),
+    value("volume-driver", None, "string", |_, v| only_local(v), "Driver of the volumes; local"),
+    value("mount", None, "mount", |o, v| mounts::parse(v).and_then(|m| push(&mut o.host.mounts, m)), "Mount a file system (type=volume,source=x,target=/y)"),
+    value("tmpfs", None, "list", tmpfs, "Mount a tmpfs (path[:options])"),
+    switch("read-only", None, |o, v| o.host.readonly_rootfs = v, "Mount the root file system read-only"),
+    value("cap-add", None, "list", |o, v| push(&mut o.host.cap_add, v.to_owned()), "Add a Linux capability"),
+    value("cap-drop", None, "list", |o, v| push(&mut o.host.cap_drop, v.to_owned()), "Drop a Linux capability"),
+    value("security-opt", None, "list", |o, v| add(&mut o.security, Ok(v.to_owned())), "Security option (seccomp=FILE, no-new-privileges, ...)"),
+    switch("privileged", None, |o, v| o.host.privileged = v, "Give the container the host's privileges"),
+    value("device", None, "list", device, "Give the container a device (host[:container[:rwm]])"),
+    value("device-cgroup-rule", None, "list", |o, v| push(&mut o.host.resources.device_cgroup_rules, v.to_owned()), "Allow a class of devices (c 42:* rmw)"),
+    value("network", None, "network", network, "Network: none, host or container:NAME"),
+    value("net", None, "network", network, ""),
+    value("sysctl", None, "map", |o, v| insert(&mut o.host.sysctls, v), "Set a kernel parameter of the container's namespaces"),
+    value("userns", None, "string", |o, v| text(&mut o.host.userns_mode, v), "User namespace to use"),
+    value("pid", None, "string", |o, v| text(&mut o.host.pid_mode, v), "PID namespace to use (host, container:NAME)"),
+    value("ipc", None, "string", |o, v| text(&mut o.host.ipc_mode, v), "IPC namespace to use (none, private, shareable, host, container:NAME)"),
+    value("uts", None, "string", |o, v| text(&mut o.host.uts_mode, v), "UTS namespace to use (host)"),
+    value("cgroupns", None, "string", |o, v| text(&mut o.host.cgroupns_mode, v), "Cgroup namespace to use (host, private)"),
+    value("add-host", None, "list", add_host, "Add a name to /etc/hosts (host:ip)"),
+    value("dns", None, "list", |o, v| push(&mut o.host.dns, v.to_owned()), "DNS server of the container"),
+    value("dns-option", None, "list", |o, v| push(&mut o.host.dns_options, v.to_owned()), "DNS option of the container"),
+    value("dns-opt", None, "list", |o, v| push(&mut o.host.dns_options, v.to_owned()), ""),
+    value("dns-search", None, "list", |o, v| push(&mut o.host.dns_search, v.to_owned()), "DNS search domain of the container"),
+    value("expose", None, "list", expose, "Note a port that the program listens on"),
+];
+
+const REFUSED_FLAGS: &[Flag<O>] = &[
+    refused("publish", Some('p'), NETWORK),
+    refused("publish-all", Some('P'), NETWORK),
+    refused("link", None, NETWORK),
+    refused("link-local-ip", None, NETWORK),
+    refused("ip", None, NETWORK),
+    refused("ip6", None, NETWORK),
+    refused("mac-address", None, NETWORK),
+    refused("network-alias", None, NETWORK),
+    refused("net-alias", None, NETWORK),
+    refused("volumes-from", None, "name the volumes with -v"),
+    refused("health-cmd", None, HEALTH),
+    refused("health-interval", None, HEALTH),
+    refused("health-retries", None, HEALTH),
+    refused("health-start-interval", None, HEALTH),
+    refused("health-start-period", None, HEALTH),
+    refused("health-timeout", None, HEALTH),
+    refused(
+        "no-healthcheck",
+        None,
+        "health checks come later; none is run now",
+    ),
+    refused(
+        "gpus",
+        None,
+        "GPUs come later; give the device files with --device",
+    ),
+    refused("runtime", None, "the runtime is built in"),
+    refused(
+        "storage-opt",
+        None,
+        "quotas of the root file system come later",
+    ),
+    refused(
+        "kernel-memory",
+        None,
+        "it leaks memory cgroups on old kernels and is gone from new ones; use --memory",
+    ),
+    refused("cpu-rt-period", None, REAL_TIME),
+    refused("cpu-rt-runtime", None, REAL_TIME),
+    refused("use-api-socket", None, "bind the socket with -v"),
+    refused("disable-content-trust", None, REGISTRY),
+    refused("isolation", None, WINDOWS),
+    refused("cpu-count", None, WINDOWS),
+    refused("cpu-percent", None, WINDOWS),
+    refused("io-maxbandwidth", None, WINDOWS),
+    refused("io-maxiops", None, WINDOWS),
+];
+
+const CREATE_FLAGS: Groups<O> = &[PROCESS_FLAGS, HOST_FLAGS, RESOURCE_FLAGS, REFUSED_FLAGS];
+
+#[rustfmt::skip]
+pub(crate) const RUN_FLAGS: Groups<O> = &[
+    &[
+        switch("detach", Some('d'), |o, v| o.detach = v, "Leave the container in the background and print its ID"),
+        switch("sig-proxy", None, |o, v| o.sig_proxy = v, "Pass signals on to the program (default true)"),
+        value("detach-keys", None, "string", |o, v| set(&mut o.detach_keys, Ok(Some(v.to_owned()))), "Keys that detach from the container (ctrl-p,ctrl-q)"),
+    ],
+    PROCESS_FLAGS,
+    HOST_FLAGS,
+    RESOURCE_FLAGS,
+    REFUSED_FLAGS,
+];
+
+pub(crate) static CREATE: Verb<O> = Verb {
+    path: "create",
+    aliases: &["container create"],
+    usage: "[OPTIONS] IMAGE [COMMAND] [ARG...]",
+    about: "Create a new container",
+    operands: Operands::AtLeast(1),
+    offer: Offer::Images,
+    interspersed: false,
+    flags: CREATE_FLAGS,
+    run: |context, mut options, operands| {
+        let request = request(&mut options, operands)?;
+        let created = create(context, &options, &request)?;
+        context.println(&created.id)
+    },
+};
+
+fn set<T>(slot: &mut T, value: Result<T, String>) -> Result<(), String> {
+    *slot = value?;
+    Ok(())
+}
+
+fn add<T>(list: &mut Vec<T>, value: Result<T, String>) -> Result<(), String> {
+    list.push(value?);
+    Ok(())
+}
+
+fn text(slot: &mut String, value: &str) -> Result<(), String> {
+    value.clone_into(slot);
+    Ok(())
+}
+
+fn small(text: &str) -> Result<i32, String> {
+    i32::try_from(go_int(text)?)
+        .map_err(|_| format!("strconv.ParseInt: parsing {text:?}: value out of range"))
+}
+
+fn weight(text: &str) -> Result<u16, String> {
+    Ok(u16::try_from(go_uint(text, 16)?).unwrap_or(u16::MAX))
+}
+
+fn weight_device(o: &mut O, text: &str) -> Result<(), String> {
+    let (path, weight) = parse::device_rate(text, false)?;
+    let weight = u16::try_from(weight)
+        .ok()
+        .filter(|w| *w == 0 || (10..=1000).contains(w))
+        .ok_or_else(|| format!("invalid weight for device: {text}"))?;
+    push(
+        &mut o.host.resources.blkio_weight_device,
+        WeightDevice { path, weight },
+    )
+}
+
+fn rate(list: &mut Option<Vec<ThrottleDevice>>, text: &str, sized: bool) -> Result<(), String> {
+    let (path, rate) = parse::device_rate(text, sized)?;
+    push(list, ThrottleDevice { path, rate })
+}
+
+fn ulimit(o: &mut O, text: &str) -> Result<(), String> {
+    let (name, soft, hard) = parse::ulimit(text)?;
+    push(&mut o.host.resources.ulimits, Ulimit { name, hard, soft })
+}
+
+fn device(o: &mut O, text: &str) -> Result<(), String> {
+    let (path_on_host, path_in_container, cgroup_permissions) = parse::device(text)?;
+    push(
+        &mut o.host.resources.devices,
+        DeviceMapping {
+            path_on_host,
+            path_in_container,
+            cgroup_permissions,
+        },
+    )
+}
+
+fn tmpfs(o: &mut O, text: &str) -> Result<(), String> {
+    let (path, options) = text.split_once(':').unwrap_or((text, ""));
+    o.host
+        .tmpfs
+        .get_or_insert_default()
+        .insert(path.to_owned(), options.to_owned());
+    Ok(())
+}
+
+fn attach(o: &mut O, stream: &str) -> Result<(), String> {
+    let stream = stream.to_ascii_lowercase();
+    if !matches!(stream.as_str(), "stdin" | "stdout" | "stderr") {
+        return Err("valid streams are STDIN, STDOUT and STDERR".into());
+    }
+    o.attach.push(stream);
+    Ok(())
+}
+
+fn network(o: &mut O, text: &str) -> Result<(), String> {
+    if !text.contains('=') {
+        text.clone_into(&mut o.host.network_mode);
+        return Ok(());
+    }
+    for field in parse::csv(text)? {
+        match field.split_once('=') {
+            Some(("name", name)) => name.clone_into(&mut o.host.network_mode),
+            _ => {
+                return Err(format!(
+                    "'{field}' is not supported by this version: {NETWORK}"
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn pull(text: &str) -> Result<(), String> {
+    match text {
+        "missing" | "never" | "" => Ok(()),
+        "always" => Err(format!("not supported by this version: {REGISTRY}")),
+        _ => Err(format!(
+            "invalid pull option: '{text}': must be one of \"always\", \"missing\" or \"never\""
+        )),
+    }
+}
+
+/// Docker's name of this machine's architecture.
+pub(crate) fn architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
+pub(crate) fn platform(text: &str) -> Result<(), String> {
+    let own = format!("linux/{}", architecture());
+    if text.is_empty() || text == "linux" || text == own || text == architecture() {
+        return Ok(());
+    }
+    Err(format!(
+        "not supported by this version: only images of this machine's platform ({own}) run here"
+    ))
+}
+
+pub(crate) fn only_local(text: &str) -> Result<(), String> {
+    if text == "local" || text.is_empty() {
+        return Ok(());
+    }
+    Err("not supported by this version: volume plug-ins come later; local is built in".into())
+}
+
+fn add_host(o: &mut O, text: &str) -> Result<(), String> {
+    let (name, address) = text
+        .split_once(['=', ':'])
+        .filter(|(name, _)| !name.is_empty())
+        .ok_or_else(|| format!("bad format for add-host: {text:?}"))?;
+    let bare = address.trim_start_matches('[').trim_end_matches(']');
+    if address != "host-gateway" && bare.parse::<std::net::IpAddr>().is_err() {
+        return Err(format!("invalid IP address in add-host: {address:?}"));
+    }
+    push(&mut o.host.extra_hosts, format!("{name}:{bare}"))
+}
+
+fn expose(o: &mut O, text: &str) -> Result<(), String> {
+    let (ports, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
+    let bad = || format!("invalid range format for --expose: {text}");
+    let (first, last) = ports.split_once('-').unwrap_or((ports, ports));
+    let first: u16 = first.parse().map_err(|_| bad())?;
+    let last: u16 = last.parse().map_err(|_| bad())?;
+    if first > last || !matches!(protocol, "tcp" | "udp" | "sctp") {
+        return Err(bad());
+    }
+    for port in first..=last {
+        o.config
+            .exposed_ports
+            .get_or_insert_default()
+            .insert(format!("{port}/{protocol}"), api::Empty {});
+    }
+    Ok(())
+}
+
+/// Puts together what the API is asked.
+pub(crate) fn request(o: &mut O, operands: Vec<String>) -> Result<CreateRequest, Failure> {
+    assemble(o, operands).map_err(|message| Failure::Advice { message, code: 125 })
+}
+
+fn assemble(o: &mut O, operands: Vec<String>) -> Result<CreateRequest, String> {
+    let mut operands = operands.into_iter();
+    o.config.image = operands.next().unwrap_or_default();
+    let command: Vec<String> = operands.collect();
+    o.config.cmd = (!command.is_empty()).then_some(command);
+    // an empty entry point takes the image's away
+    o.config.entrypoint = o.entrypoint.take().map(|e| vec![e]);
+    let mut env = Vec::new();
+    for file in &o.env_files {
+        env.extend(parse::key_value_file(file, true)?);
+    }
+    env.append(&mut o.env);
+    o.config.env = (!env.is_empty()).then_some(env);
+    let mut labels = Vec::new();
+    for file in &o.label_files {
+        labels.extend(parse::key_value_file(file, false)?);
+    }
+    labels.append(&mut o.labels);
+    o.config.labels =
+        (!labels.is_empty()).then(|| labels.iter().map(|l| parse::key_value(l)).collect());
+    for volume in std::mem::take(&mut o.volumes) {
+        if volume.contains(':') {
+            push(&mut o.host.binds, mounts::absolute_source(&volume)?)?;
+        } else {
+            o.config
+                .volumes
+                .get_or_insert_default()
+                .insert(volume, api::Empty {});
+        }
+    }
+    security(o)?;
+    policies(o)?;
+    if o.host.network_mode.is_empty() {
+        "default".clone_into(&mut o.host.network_mode);
+    }
+    streams(o);
+    Ok(CreateRequest {
+        config: o.config.clone(),
+        host_config: o.host.clone(),
+        ..CreateRequest::default()
+    })
+}
+
+fn policies(o: &mut O) -> Result<(), String> {
+    if let Some(text) = &o.restart {
+        let (name, maximum_retry_count) = parse::restart_policy(text)?;
+        if o.host.auto_remove && !matches!(name.as_str(), "" | "no") {
+            return Err("conflicting options: cannot specify both --restart and --rm".into());
+        }
+        o.host.restart_policy = RestartPolicy {
+            name,
+            maximum_retry_count,
+        };
+    }
+    if let Some(n) = o.swappiness {
+        if !(-1..=100).contains(&n) {
+            return Err(format!(
+                "invalid value: {n}. Valid memory swappiness range is 0-100"
+            ));
+        }
+        o.host.resources.memory_swappiness = Some(n);
+    }
+    Ok(())
+}
+
+/// Which streams are attached, and when standard input ends.
+fn streams(o: &mut O) {
+    let on = |name: &str| o.attach.iter().any(|a| a == name);
+    let none = o.attach.is_empty();
+    o.config.attach_stdin = on("stdin") || (none && o.interactive);
+    o.config.attach_stdout = on("stdout") || none;
+    o.config.attach_stderr = on("stderr") || none;
+    o.config.open_stdin = o.interactive;
+    if o.detach {
+        o.config.attach_stdin = false;
+        o.config.attach_stdout = false;
+        o.config.attach_stderr = false;
+    }
+    o.config.stdin_once = o.config.open_stdin && o.config.attach_stdin;
+}
+
+/// A seccomp profile is read here: the file is the user's, not the daemon's.
+fn security(o: &mut O) -> Result<(), String> {
+    for option in std::mem::take(&mut o.security) {
+        if option == "systempaths=unconfined" {
+            o.host.masked_paths = Some(Vec::new());
+            o.host.readonly_paths = Some(Vec::new());
+            continue;
+        }
+        let (key, value) = option
+            .split_once(['=', ':'])
+            .unwrap_or((option.as_str(), ""));
+        if value.is_empty() && key != "no-new-privileges" {
+            return Err(format!("invalid --security-opt: {option:?}"));
+        }
+        if key == "seccomp" && !matches!(value, "unconfined" | "builtin") {
+            let profile = std::fs::read_to_string(value)
+                .map_err(|e| format!("opening seccomp profile ({value}) failed: {e}"))?;
+            let compact: serde_json::Value = serde_json::from_str(&profile)
+                .map_err(|e| format!("seccomp profile {value} is not JSON: {e}"))?;
+            push(&mut o.host.security_opt, format!("seccomp={compact}"))?;
+        } else {
+            push(&mut o.host.security_opt, option)?;
+        }
+    }
+    Ok(())
+}
+
+/// Makes the container; says its warnings; writes the file with its ID.
+pub(crate) fn create(
+    context: &Context,
+    o: &O,
+    request: &CreateRequest,
+) -> Result<CreateResponse, Failure> {
+    let cidfile = o.cidfile.as_deref().map(CidFile::make).transpose()?;
+    let path = Query::new("/containers/create")
+        .with_some("name", o.name.as_deref())
+        .build();
+    let body = serde_json::to_vec(request).map_err(|e| Failure::say(e.to_string()))?;
+    let created: CreateResponse = context
+        .client
+        .send("POST", &path, Body::Json(body))
+        .and_then(crate::http::Response::json)
+        .map_err(|e| explain(e, &request.config.image))?;
+    for warning in &created.warnings {
+        context.warn(&format!("WARNING: {warning}"));
+    }
+    if let Some(file) = cidfile {
+        file.write(&created.id)?;
+    }
+    Ok(created)
+}
+
+/// There is no registry to pull from: what else gives the image.
+fn explain(error: HttpError, image: &str) -> Failure {
+    if error.status() == Some(404) && error.to_string().to_ascii_lowercase().contains("image") {
+        return Failure::say(format!(
+            "Unable to find image '{image}' locally\nthere is no registry client yet: make an image of this machine's programs with `plimsoll capture -t {image} PROGRAM...`, or bring one with `plimsoll load -i FILE` or `plimsoll import FILE {image}`"
+        ));
+    }
+    error.into()
+}
+
+/// The file for the container's ID: made before the container, removed if there is none.
+struct CidFile {
+    path: PathBuf,
+    file: std::fs::File,
+    written: bool,
+}
+
+impl CidFile {
+    fn make(path: &Path) -> Result<Self, Failure> {
+        let file = std::fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .open(path)
+            .map_err(|e| match e.kind() {
+                std::io::ErrorKind::AlreadyExists => Failure::say(format!(
+                    "container ID file found, make sure the other container isn't running or delete {}",
+                    path.display()
+                )),
+                _ => Failure::say(format!(
+                    "failed to create the container ID file {}: {e}",
+                    path.display()
+                )),
+            })?;
+        Ok(Self {
+            path: path.to_owned(),
+            file,
+            written: false,
+        })
+    }
+
+    fn write(mut self, id: &str) -> Result<(), Failure> {
+        self.file.write_all(id.as_bytes()).map_err(|e| {
+            Failure::say(format!(
+                "failed to write the container ID to {}: {e}",
+                self.path.display()
+            ))
+        })?;
+        self.written = true;
+        Ok(())
+    }
+}
+
+impl Drop for CidFile {
+    fn drop(&mut self) {
+        if !self.written {
+            // best effort: the error that brought us here is the one to tell
+            drop(std::fs::remove_file(&self.path));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse_flags(args: &[&str]) -> Result<CreateRequest, String> {
+        let args: Vec<String> = args.iter().map(|s| (*s).to_owned()).collect();
+        let mut o = O::default();
+        let operands =
+            crate::flags::parse(RUN_FLAGS, &mut o, &args, false).map_err(|e| e.to_string())?;
+        assemble(&mut o, operands)
+    }
+
+    /// Only what differs from a request without flags.
+    fn differences(args: &[&str]) -> String {
+        fn walk(path: &str, a: &serde_json::Value, b: &serde_json::Value, out: &mut String) {
+            if let (Some(x), Some(y)) = (a.as_object(), b.as_object()) {
+                let keys: std::collections::BTreeSet<&String> = x.keys().chain(y.keys()).collect();
+                for key in keys {
+                    let null = serde_json::Value::Null;
+                    walk(
+                        &format!("{path}.{key}"),
+                        x.get(key).unwrap_or(&null),
+                        y.get(key).unwrap_or(&null),
+                        out,
+                    );
+                }
+            } else if a != b {
+                out.push_str(&format!("{} = {b}\n", &path[1..]));
+            }
+        }
+        let plain = serde_json::to_value(parse_flags(&["i"]).expect("plain")).expect("json");
+        match parse_flags(args) {
+            Ok(request) => {
+                let mut out = String::new();
+                let request = serde_json::to_value(request).expect("json");
+                walk("", &plain, &request, &mut out);
+                out
+            }
+            Err(e) => e,
+        }
+    }
+
+    #[test]
+    fn flags_of_process_and_host_reach_the_request() {
+        insta::assert_snapshot!(differences(&[
+            "-it",
+            "--rm",
+            "-e",
+            "A=1",
+            "-w",
+            "/w",
+            "-u",
+            "1:2",
+            "--group-add",
+            "3",
+            "--entrypoint",
+            "/e",
+            "-h",
+            "host",
+            "--domainname",
+            "dom",
+            "-v",
+            "vol:/v:ro",
+            "-v",
+            "/anon",
+            "--mount",
+            "type=tmpfs,target=/t,tmpfs-size=1m",
+            "--tmpfs",
+            "/run:size=1k",
+            "--read-only",
+            "--cap-add",
+            "SYS_PTRACE",
+            "--cap-drop",
+            "ALL",
+            "--security-opt",
+            "no-new-privileges",
+            "--security-opt",
+            "systempaths=unconfined",
+            "--privileged",
+            "--device",
+            "/dev/fuse",
+            "--device-cgroup-rule",
+            "c 1:* r",
+            "--init",
+            "--stop-signal",
+            "INT",
+            "--stop-timeout",
+            "3",
+            "--log-driver",
+            "none",
+            "--log-opt",
+            "a=b",
+            "-l",
+            "x=y",
+            "--annotation",
+            "n=m",
+            "--network",
+            "none",
+            "--sysctl",
+            "net.a=1",
+            "--userns",
+            "host",
+            "--pid",
+            "host",
+            "--ipc",
+            "none",
+            "--uts",
+            "host",
+            "--cgroupns",
+            "private",
+            "--add-host",
+            "a:1.2.3.4",
+            "--dns",
+            "1.1.1.1",
+            "--dns-option",
+            "o",
+            "--dns-search",
+            "s",
+            "--expose",
+            "80-81/udp",
+            "i",
+            "cmd",
+            "-x",
+        ]));
+    }
+
+    #[test]
+    fn flags_of_resources_reach_the_request() {
+        insta::assert_snapshot!(differences(&[
+            "-m",
+            "1g",
+            "--memory-swap",
+            "-1",
+            "--memory-reservation",
+            "512m",
+            "--memory-swappiness",
+            "10",
+            "--oom-kill-disable",
+            "--oom-score-adj",
+            "-5",
+            "--cpus",
+            "1.5",
+            "-c",
+            "512",
+            "--cpu-period",
+            "1000",
+            "--cpu-quota",
+            "500",
+            "--cpuset-cpus",
+            "0-1",
+            "--cpuset-mems",
+            "0",
+            "--pids-limit",
+            "10",
+            "--blkio-weight",
+            "300",
+            "--blkio-weight-device",
+            "/dev/sda:200",
+            "--device-read-bps",
+            "/dev/sda:1m",
+            "--device-write-bps",
+            "/dev/sda:2m",
+            "--device-read-iops",
+            "/dev/sda:3",
+            "--device-write-iops",
+            "/dev/sda:4",
+            "--ulimit",
+            "nofile=1:2",
+            "--shm-size",
+            "64m",
+            "--cgroup-parent",
+            "/p",
+            "--restart",
+            "on-failure:3",
+            "i",
+        ]));
+    }
+
+    #[test]
+    fn wrong_values_are_said_as_docker_says_them() {
+        for (args, said) in [
+            (
+                &["--ulimit", "x", "i"][..],
+                "invalid argument \"x\" for \"--ulimit\" flag: invalid ulimit argument: x",
+            ),
+            (
+                &["-e", "=x", "i"],
+                "invalid argument \"=x\" for \"-e, --env\" flag: invalid environment variable: =x",
+            ),
+            (
+                &["-m", "x", "i"],
+                "invalid argument \"x\" for \"-m, --memory\" flag: invalid size: 'x'",
+            ),
+            (
+                &["--mount", "foo", "i"],
+                "invalid argument \"foo\" for \"--mount\" flag: invalid field 'foo' must be a key=value pair",
+            ),
+            (
+                &["-p", "80:80", "i"],
+                "--publish is not supported by this version: networks and ports come later; --network none and host work",
+            ),
+            (
+                &["--pull", "always", "i"],
+                "invalid argument \"always\" for \"--pull\" flag: not supported by this version: there is no registry client yet; bring images with capture, import or load",
+            ),
+            (
+                &["--rm", "--restart", "always", "i"],
+                "conflicting options: cannot specify both --restart and --rm",
+            ),
+        ] {
+            assert_eq!(parse_flags(args).expect_err("refused"), said);
+        }
+    }
+}

@@ -1,0 +1,303 @@
+//! All commands, how one is found, and what is said when there is none.
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use crate::cmd;
+use crate::flags::{self, FlagError, Groups, refused, switch, value};
+use crate::http::{Client, Endpoint};
+use crate::term;
+use crate::verb::{Command, Context, Failure, Outcome, conclude};
+
+/// In the order of the help text.
+pub(crate) static COMMANDS: &[&dyn Command] = &[
+    &cmd::run::RUN,
+    &cmd::exec::EXEC,
+    &cmd::create::CREATE,
+    &cmd::run::START,
+    &cmd::run::ATTACH,
+];
+
+/// Words that hold commands: `container ls`.
+const GROUPS: &[(&str, &str)] = &[
+    ("container", "Manage containers"),
+    ("image", "Manage images"),
+    ("volume", "Manage volumes"),
+    ("system", "Manage Plimsoll"),
+];
+
+/// Docker's commands that are not built yet.
+const LATER: &[(&str, &str)] = &[
+    (
+        "build",
+        "the Dockerfile front end comes later; make images with capture, import, load or commit",
+    ),
+    (
+        "buildx",
+        "the Dockerfile front end comes later; make images with capture, import, load or commit",
+    ),
+    (
+        "builder",
+        "the Dockerfile front end comes later; make images with capture, import, load or commit",
+    ),
+    (
+        "pull",
+        "there is no registry client yet; bring images with capture, import or load",
+    ),
+    (
+        "push",
+        "there is no registry client yet; give images away with save",
+    ),
+    ("login", "there is no registry client yet"),
+    ("logout", "there is no registry client yet"),
+    ("search", "there is no registry client yet"),
+    ("manifest", "there is no registry client yet"),
+    ("trust", "there is no registry client yet"),
+    (
+        "network",
+        "networks come later; --network none and host work",
+    ),
+    (
+        "compose",
+        "use docker-compose with DOCKER_HOST set to this engine's socket",
+    ),
+    ("context", "name the engine with -H or DOCKER_HOST"),
+    ("plugin", "plug-ins are not planned"),
+    ("checkpoint", "checkpoints come later"),
+    (
+        "swarm",
+        "Plimsoll runs under Kubernetes and has no scheduler of its own",
+    ),
+    (
+        "node",
+        "Plimsoll runs under Kubernetes and has no scheduler of its own",
+    ),
+    (
+        "service",
+        "Plimsoll runs under Kubernetes and has no scheduler of its own",
+    ),
+    (
+        "stack",
+        "Plimsoll runs under Kubernetes and has no scheduler of its own",
+    ),
+    (
+        "secret",
+        "Plimsoll runs under Kubernetes and has no scheduler of its own",
+    ),
+    (
+        "config",
+        "Plimsoll runs under Kubernetes and has no scheduler of its own",
+    ),
+];
+
+#[derive(Debug, Default)]
+struct Global {
+    host: Option<String>,
+    debug: bool,
+    version: bool,
+}
+
+const CERTIFICATES: &str = "TLS comes later; use the unix socket, or tunnel it: ssh -L /tmp/p.sock:/run/plimsoll.sock HOST";
+
+const GLOBAL: Groups<Global> = &[&[
+    value(
+        "host",
+        Some('H'),
+        "string",
+        |o, v| {
+            o.host = Some(v.to_owned());
+            Ok(())
+        },
+        "Daemon to talk to (unix://PATH, tcp://HOST:PORT)",
+    ),
+    switch(
+        "debug",
+        Some('D'),
+        |o, v| o.debug = v,
+        "Show the requests made",
+    ),
+    switch(
+        "version",
+        Some('v'),
+        |o, v| o.version = v,
+        "Print the version and quit",
+    ),
+    refused(
+        "context",
+        Some('c'),
+        "name the engine with -H or DOCKER_HOST",
+    ),
+    refused(
+        "config",
+        None,
+        "no configuration is read from the home directory",
+    ),
+    refused("log-level", Some('l'), "use --debug"),
+    refused("tls", None, CERTIFICATES),
+    refused("tlsverify", None, CERTIFICATES),
+    refused("tlscacert", None, CERTIFICATES),
+    refused("tlscert", None, CERTIFICATES),
+    refused("tlskey", None, CERTIFICATES),
+]];
+
+/// Runs a command line (without the program's name).
+pub(crate) fn main(arguments: Vec<OsString>) -> ExitCode {
+    let mut words = Vec::with_capacity(arguments.len());
+    for argument in arguments {
+        match argument.into_string() {
+            Ok(word) => words.push(word),
+            Err(raw) => {
+                let outcome = Err(Failure::say(format!(
+                    "argument {} is not UTF-8, and the API carries JSON",
+                    raw.display()
+                )));
+                return conclude(outcome, None, "plimsoll");
+            }
+        }
+    }
+    let mut global = Global::default();
+    let words = match flags::parse(GLOBAL, &mut global, &words, false) {
+        Ok(words) => words,
+        Err(FlagError::Help) => Vec::new(),
+        Err(wrong) => {
+            return conclude(
+                Err(Failure::Usage {
+                    message: wrong.to_string(),
+                    code: 125,
+                }),
+                Some("Usage:  plimsoll [OPTIONS] COMMAND [ARG...]"),
+                "plimsoll",
+            );
+        }
+    };
+    let endpoint = match endpoint(global.host.as_deref()) {
+        Ok(endpoint) => endpoint,
+        Err(message) => return conclude(Err(Failure::say(message)), None, "plimsoll"),
+    };
+    let mut context = Context {
+        client: Client::new(endpoint, global.debug),
+        words: "plimsoll".to_owned(),
+    };
+    if global.version {
+        let line = format!("Plimsoll version {}", env!("CARGO_PKG_VERSION"));
+        return conclude(context.println(&line), None, "plimsoll");
+    }
+    dispatch(&mut context, &words)
+}
+
+fn endpoint(given: Option<&str>) -> Result<Endpoint, String> {
+    let variable = |name| std::env::var(name).ok().filter(|v: &String| !v.is_empty());
+    let text = given
+        .map(str::to_owned)
+        .or_else(|| variable("PLIMSOLL_HOST"))
+        .or_else(|| variable("DOCKER_HOST"))
+        .unwrap_or_else(|| "unix:///run/plimsoll.sock".to_owned());
+    Endpoint::parse(&text)
+}
+
+/// The command for the words, and how many of them name it.
+pub(crate) fn find(words: &[String]) -> Option<(&'static dyn Command, &'static str)> {
+    let matches = |path: &str| {
+        let mut rest = words.iter();
+        path.split(' ')
+            .all(|part| rest.next().is_some_and(|w| w == part))
+    };
+    COMMANDS.iter().find_map(|command| {
+        std::iter::once(command.path())
+            .chain(command.aliases().iter().copied())
+            .find(|path| matches(path))
+            .map(|path| (*command, path))
+    })
+}
+
+fn dispatch(context: &mut Context, words: &[String]) -> ExitCode {
+    if let Some((command, path)) = find(words) {
+        let taken = path.split(' ').count();
+        context.words = format!("plimsoll {path}");
+        let outcome = command.invoke(context, &words[taken..]);
+        let usage = command.usage_line(&context.words);
+        return conclude(outcome, Some(&usage), &context.words);
+    }
+    let Some(first) = words.first() else {
+        return conclude(context.print(&overview()), None, "plimsoll");
+    };
+    let outcome = unknown(context, first, words.get(1).map(String::as_str));
+    conclude(outcome, None, "plimsoll")
+}
+
+fn unknown(context: &Context, first: &str, second: Option<&str>) -> Outcome {
+    if first == "help" || first == "--help" {
+        let topic: Vec<String> = second.into_iter().map(str::to_owned).collect();
+        return match find(&topic) {
+            Some((command, path)) => {
+                context.print(&command.help(&format!("plimsoll {path}"), term::help_width()))
+            }
+            None => context.print(&overview()),
+        };
+    }
+    if let Some((group, about)) = GROUPS.iter().find(|(name, _)| *name == first) {
+        return match second {
+            None | Some("--help" | "-h" | "help") => context.print(&group_help(group, about)),
+            Some(word) => {
+                context.warn(&format!("plimsoll: unknown command: plimsoll {first} {word}\n\nUsage:  plimsoll {first} COMMAND\n\nRun 'plimsoll {first} --help' for more information"));
+                Err(Failure::Code(1))
+            }
+        };
+    }
+    if let Some((_, hint)) = LATER.iter().find(|(name, _)| *name == first) {
+        return Err(Failure::say(format!(
+            "plimsoll: '{first}' is not supported by this version: {hint}"
+        )));
+    }
+    context.warn(&format!(
+        "plimsoll: unknown command: plimsoll {first}\n\nRun 'plimsoll --help' for more information"
+    ));
+    Err(Failure::Code(1))
+}
+
+fn group_help(group: &str, about: &str) -> String {
+    let mut text = format!("Usage:  plimsoll {group} COMMAND\n\n{about}\n\nCommands:\n");
+    let prefix = format!("{group} ");
+    let mut lines: Vec<(String, &str)> = COMMANDS
+        .iter()
+        .filter_map(|c| {
+            // the first name in the group is the one to show
+            std::iter::once(c.path())
+                .chain(c.aliases().iter().copied())
+                .find_map(|p| p.strip_prefix(prefix.as_str()))
+                .map(|name| (name.to_owned(), c.about()))
+        })
+        .collect();
+    lines.sort();
+    for (name, about) in lines {
+        text.push_str(&format!("  {name:<11} {about}\n"));
+    }
+    text.push_str(&format!(
+        "\nRun 'plimsoll {group} COMMAND --help' for more information on a command.\n"
+    ));
+    text
+}
+
+fn overview() -> String {
+    let mut text = String::from(
+        "Usage:  plimsoll [OPTIONS] COMMAND [ARG...]\n\nA container engine for machines that must not lose data\n\nCommands:\n",
+    );
+    let mut lines: Vec<(&str, &str)> = COMMANDS
+        .iter()
+        .filter(|c| !c.path().contains(' '))
+        .map(|c| (c.path(), c.about()))
+        .collect();
+    lines.push(("daemon", "Run the engine"));
+    lines.sort_unstable();
+    for (name, about) in lines {
+        text.push_str(&format!("  {name:<11} {about}\n"));
+    }
+    text.push_str("\nManagement Commands:\n");
+    for (name, about) in GROUPS {
+        text.push_str(&format!("  {name:<11} {about}\n"));
+    }
+    text.push_str("\nGlobal Options:\n");
+    text.push_str(&flags::render(&flags::describe(GLOBAL), term::help_width()));
+    text.push_str("\nRun 'plimsoll COMMAND --help' for more information on a command.\n");
+    text
+}
