@@ -7,6 +7,7 @@
 //! conservation  mounts, links, cgroups, processes, descriptors, leftovers: before and after
 //! crash         runs an operation once for each of its steps, with a kill or an error there
 //! fuse          a file system that answers until it is told to hang
+//! powercut      records what reaches a disk, replays crash states of it
 //! ```
 //!
 //! What needs root fails without it and says so; nothing is skipped.
@@ -17,6 +18,7 @@ pub mod fuse;
 pub mod http;
 pub mod image;
 pub mod instance;
+pub mod powercut;
 pub mod procfs;
 
 pub use conservation::Snapshot;
