@@ -147,7 +147,13 @@ impl Reference {
             .strip_prefix(OFFICIAL)
             .and_then(|p| p.strip_prefix('/'))
             .filter(|p| !p.contains('/'));
-        official.unwrap_or(&self.path).to_owned()
+        let short = official.unwrap_or(&self.path);
+        // docker.io/example.com/tool must keep its registry: without it, it would name another one
+        if split_domain(short) == (self.domain.clone(), self.path.clone()) {
+            short.to_owned()
+        } else {
+            self.repository()
+        }
     }
 
     /// As shown to users: without what is implied.
@@ -309,6 +315,8 @@ mod tests {
             ),
             ("index.docker.io/a/b:1", "docker.io/a/b:1", "a/b:1"),
             ("localhost/a", "localhost/a:latest", "localhost/a:latest"),
+            // found by the fuzz target: shortened, it would name another registry
+            ("docker.io/a.b/c:1", "docker.io/a.b/c:1", "docker.io/a.b/c:1"),
             ("host:5000/a:b", "host:5000/a:b", "host:5000/a:b"),
             ("[::1]:5000/a", "[::1]:5000/a:latest", "[::1]:5000/a:latest"),
             (
