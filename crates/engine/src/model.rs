@@ -75,6 +75,8 @@ pub struct HostSpec {
     pub dns_options: Vec<String>,
     pub cgroup_parent: String,
     pub annotations: BTreeMap<String, String>,
+    /// Of the terminal at start: height, width; 0: the client resizes.
+    pub console_size: [u32; 2],
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -130,6 +132,9 @@ pub struct MountSpec {
     pub tmpfs_mode: Option<u32>,
     #[serde(default)]
     pub volume_labels: BTreeMap<String, String>,
+    /// The text of `-v` where it came from one; `inspect` shows it again.
+    #[serde(default)]
+    pub given: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

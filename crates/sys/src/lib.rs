@@ -8,9 +8,11 @@
     reason = "this crate exists to keep the workspace's unsafe code in one place"
 )]
 
+pub mod activation;
 pub mod fault;
 pub mod fdpass;
 pub mod fork;
+pub mod malloc;
 pub mod priority;
 pub mod signal;
 pub mod throwaway;
