@@ -11,12 +11,12 @@ use oci_spec::runtime::LinuxResources;
 /// ```text
 /// <mount>/<own cgroup>/plimsoll-<hash8 of the exec root>/<container id>
 /// ```
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Cgroup {
     pub(crate) dirs: Vec<Dir>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub(crate) struct Dir {
     pub(crate) v2: bool,
     pub(crate) controllers: Vec<String>,
