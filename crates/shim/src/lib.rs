@@ -33,6 +33,7 @@ pub mod client;
 pub mod jsonlog;
 pub mod launch;
 pub mod record;
+mod serve;
 pub mod spawner;
 mod wire;
 

@@ -18,7 +18,7 @@ use crate::launch::{AttachOptions, ExecLaunch, ExecStatus, Launch, LogPlan, Phas
 pub(crate) const MAX_MESSAGE: usize = 32 << 10;
 
 pub(crate) mod kind {
-    /// Descriptors: plan, root, control, then one per `ATTACH` field.
+    /// Descriptors: plan, control, root if `ROOT` is there, then one per `ATTACH` field.
     pub(crate) const LAUNCH: u16 = 0x01;
 
     /// The shim exists. Descriptor: its pidfd.
@@ -88,6 +88,8 @@ pub(crate) mod tag {
     pub(crate) const CODE: u16 = 33;
     /// The exit record as in its file.
     pub(crate) const RECORD: u16 = 34;
+    /// A descriptor of the root file system comes along.
+    pub(crate) const ROOT: u16 = 35;
 }
 
 /// Not a message of ours.

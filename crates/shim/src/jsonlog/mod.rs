@@ -10,11 +10,16 @@
 //! `\n` at the end of `log`, and all carry the time of the first. Source: moby
 //! daemon/logger/copier.go, daemon/logger/jsonfilelog (format only).
 
+pub(crate) mod encode;
 mod reader;
 mod watch;
+mod writer;
+
+use std::path::{Path, PathBuf};
 
 pub use reader::{Entry, LogReader, ReadError, ReadOptions};
 pub use watch::{WatchError, Watcher};
+pub(crate) use writer::LogWriter;
 
 /// Which of its outputs a process wrote to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,4 +36,14 @@ impl Stream {
             Self::Stderr => "stderr",
         }
     }
+}
+
+/// The n-th file of a log, counted from the current one.
+fn rotated(path: &Path, n: u32) -> PathBuf {
+    if n == 0 {
+        return path.to_owned();
+    }
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".{n}"));
+    PathBuf::from(name)
 }
