@@ -31,6 +31,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub struct Instance {
     dir: tempfile::TempDir,
     program: PathBuf,
+    log_level: &'static str,
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
     child: Option<Child>,
@@ -103,6 +104,16 @@ impl Instance {
     #[must_use]
     #[track_caller]
     pub fn prepared() -> Self {
+        Self::of(program())
+    }
+
+    /// As [`Instance::prepared`], of this program.
+    ///
+    /// # Panics
+    /// As [`Instance::prepared`].
+    #[must_use]
+    #[track_caller]
+    pub fn of(program: PathBuf) -> Self {
         crate::needs_root();
         // short: a socket's path holds 107 bytes
         let dir = tempfile::Builder::new()
@@ -114,7 +125,8 @@ impl Instance {
         }
         Self {
             dir,
-            program: program(),
+            program,
+            log_level: "debug",
             arguments: Vec::new(),
             environment: Vec::new(),
             child: None,
@@ -125,6 +137,13 @@ impl Instance {
     #[must_use]
     pub fn arguments(mut self, arguments: &[&str]) -> Self {
         self.arguments = arguments.iter().map(|a| (*a).to_owned()).collect();
+        self
+    }
+
+    /// From the next start on; `debug` unless told.
+    #[must_use]
+    pub fn log_level(mut self, level: &'static str) -> Self {
+        self.log_level = level;
         self
     }
 
@@ -201,7 +220,7 @@ impl Instance {
         let child = command(&self.program)
             .arg("daemon")
             .args(["--host", &self.host(), "--bridge", "none"])
-            .args(["--log-level", "debug"])
+            .args(["--log-level", self.log_level])
             .arg("--data-root")
             .arg(self.data_root())
             .arg("--exec-root")
