@@ -1,0 +1,357 @@
+//! The table of keys.
+
+/// How a key's value is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Bool,
+    Text,
+    /// Repeatable flag; a list in the file.
+    List,
+    /// Repeatable `name=value`; an object in the file.
+    Map,
+    /// Of keys that are refused whatever they hold.
+    Any,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Built {
+    Yes,
+    /// These values say what happens anyway; others are refused with the reason.
+    Only(&'static [&'static str], &'static str),
+    No(&'static str),
+}
+
+#[derive(Debug)]
+pub(super) struct Key {
+    pub(super) flag: &'static str,
+    pub(super) short: Option<&'static str>,
+    /// Where the file's name differs from the flag's.
+    pub(super) file: Option<&'static str>,
+    pub(super) kind: Kind,
+    pub(super) built: Built,
+    pub(super) help: &'static str,
+}
+
+impl Key {
+    pub(super) fn in_file(&self) -> &'static str {
+        self.file.unwrap_or(self.flag)
+    }
+}
+
+const fn yes(flag: &'static str, kind: Kind, help: &'static str) -> Key {
+    Key {
+        flag,
+        short: None,
+        file: None,
+        kind,
+        built: Built::Yes,
+        help,
+    }
+}
+
+const fn short(flag: &'static str, short: &'static str, kind: Kind, help: &'static str) -> Key {
+    Key {
+        flag,
+        short: Some(short),
+        file: None,
+        kind,
+        built: Built::Yes,
+        help,
+    }
+}
+
+const fn named(flag: &'static str, file: &'static str, kind: Kind, help: &'static str) -> Key {
+    Key {
+        flag,
+        short: None,
+        file: Some(file),
+        kind,
+        built: Built::Yes,
+        help,
+    }
+}
+
+const fn only(
+    flag: &'static str,
+    kind: Kind,
+    values: &'static [&'static str],
+    why: &'static str,
+) -> Key {
+    Key {
+        flag,
+        short: None,
+        file: None,
+        kind,
+        built: Built::Only(values, why),
+        help: "",
+    }
+}
+
+const fn no(flag: &'static str, kind: Kind) -> Key {
+    Key {
+        flag,
+        short: None,
+        file: None,
+        kind,
+        built: Built::No("is not built yet"),
+        help: "",
+    }
+}
+
+const fn no_as(flag: &'static str, file: &'static str, kind: Kind) -> Key {
+    Key {
+        flag,
+        short: None,
+        file: Some(file),
+        kind,
+        built: Built::No("is not built yet"),
+        help: "",
+    }
+}
+
+const NETWORKS: &str = "bridge networks are not built yet: only false";
+
+/// dockerd's flags and the keys of daemon.json.
+pub(super) const KEYS: &[Key] = &[
+    Key {
+        flag: "host",
+        short: Some("H"),
+        file: Some("hosts"),
+        kind: Kind::List,
+        built: Built::Yes,
+        help: "Where to serve: unix:///path or fd:// (default unix:///run/plimsoll.sock)",
+    },
+    yes(
+        "data-root",
+        Kind::Text,
+        "What must last (default /var/lib/plimsoll)",
+    ),
+    yes(
+        "exec-root",
+        Kind::Text,
+        "What lasts until the next boot (default /run/plimsoll)",
+    ),
+    short(
+        "pidfile",
+        "p",
+        Kind::Text,
+        "Default <exec-root>/plimsoll.pid",
+    ),
+    // never a key of the file: a file does not name itself
+    Key {
+        flag: "config-file",
+        short: None,
+        file: Some(""),
+        kind: Kind::Text,
+        built: Built::Yes,
+        help: "Default /etc/plimsoll/daemon.json",
+    },
+    short(
+        "debug",
+        "D",
+        Kind::Bool,
+        "As --log-level debug; changed by SIGHUP",
+    ),
+    short(
+        "log-level",
+        "l",
+        Kind::Text,
+        "debug, info, warn, error or fatal; changed by SIGHUP",
+    ),
+    short(
+        "group",
+        "G",
+        Kind::Text,
+        "Group that may use the unix sockets (default docker, where there is one)",
+    ),
+    named(
+        "label",
+        "labels",
+        Kind::List,
+        "Label of the engine, shown by info",
+    ),
+    yes(
+        "log-driver",
+        Kind::Text,
+        "json-file or none, where a container does not say",
+    ),
+    named(
+        "log-opt",
+        "log-opts",
+        Kind::Map,
+        "max-size, max-file, where a container does not say",
+    ),
+    named(
+        "default-ulimit",
+        "default-ulimits",
+        Kind::Map,
+        "Where a container does not say",
+    ),
+    yes(
+        "default-shm-size",
+        Kind::Text,
+        "Where a container does not say (default 64m)",
+    ),
+    yes(
+        "default-ipc-mode",
+        Kind::Text,
+        "private or shareable, where a container does not say",
+    ),
+    yes(
+        "default-cgroupns-mode",
+        Kind::Text,
+        "private or host, where a container does not say",
+    ),
+    yes(
+        "init",
+        Kind::Bool,
+        "Run an init in containers that do not say",
+    ),
+    yes(
+        "no-new-privileges",
+        Kind::Bool,
+        "For containers that do not say",
+    ),
+    Key {
+        flag: "bridge",
+        short: Some("b"),
+        file: None,
+        kind: Kind::Text,
+        built: Built::Only(&["none"], "bridge networks are not built yet: only none"),
+        help: "",
+    },
+    only("iptables", Kind::Bool, &["false"], NETWORKS),
+    only("ip6tables", Kind::Bool, &["false"], NETWORKS),
+    only("ip-forward", Kind::Bool, &["false"], NETWORKS),
+    only("ip-masq", Kind::Bool, &["false"], NETWORKS),
+    only("ipv6", Kind::Bool, &["false"], NETWORKS),
+    only("userland-proxy", Kind::Bool, &["false"], NETWORKS),
+    only(
+        "live-restore",
+        Kind::Bool,
+        &["true"],
+        "containers always survive the engine: only true",
+    ),
+    only(
+        "experimental",
+        Kind::Bool,
+        &["false"],
+        "there are no experimental features: only false",
+    ),
+    only(
+        "selinux-enabled",
+        Kind::Bool,
+        &["false"],
+        "is not built yet: only false",
+    ),
+    only(
+        "raw-logs",
+        Kind::Bool,
+        &["true"],
+        "logs never carry colours: only true",
+    ),
+    only(
+        "log-format",
+        Kind::Text,
+        &["text"],
+        "is not built yet: only text",
+    ),
+    only(
+        "tls",
+        Kind::Bool,
+        &["false"],
+        "TCP is not built yet: only false",
+    ),
+    only(
+        "tlsverify",
+        Kind::Bool,
+        &["false"],
+        "TCP is not built yet: only false",
+    ),
+    Key {
+        flag: "storage-driver",
+        short: Some("s"),
+        file: None,
+        kind: Kind::Text,
+        built: Built::No("is chosen by probing the data root; leave it out"),
+        help: "",
+    },
+    Key {
+        flag: "shutdown-timeout",
+        short: None,
+        file: None,
+        kind: Kind::Text,
+        built: Built::No("containers live on when the engine ends; leave it out"),
+        help: "",
+    },
+    Key {
+        flag: "containerd",
+        short: None,
+        file: None,
+        kind: Kind::Text,
+        built: Built::No("no containerd is used; leave it out"),
+        help: "",
+    },
+    no_as("add-runtime", "runtimes", Kind::Any),
+    no_as(
+        "allow-nondistributable-artifacts",
+        "allow-nondistributable-artifacts",
+        Kind::Any,
+    ),
+    no("allow-direct-routing", Kind::Bool),
+    no("api-cors-header", Kind::Text),
+    no_as("authorization-plugin", "authorization-plugins", Kind::Any),
+    no("bip", Kind::Text),
+    no("bip6", Kind::Text),
+    no_as("cdi-spec-dir", "cdi-spec-dirs", Kind::Any),
+    no("cgroup-parent", Kind::Text),
+    no("containerd-namespace", Kind::Text),
+    no("containerd-plugins-namespace", Kind::Text),
+    no("cpu-rt-period", Kind::Text),
+    no("cpu-rt-runtime", Kind::Text),
+    no("cri-containerd", Kind::Bool),
+    no_as("default-address-pool", "default-address-pools", Kind::Any),
+    no("default-gateway", Kind::Text),
+    no("default-gateway-v6", Kind::Text),
+    no_as("default-network-opt", "default-network-opts", Kind::Any),
+    no("default-runtime", Kind::Text),
+    no("dns", Kind::Any),
+    no_as("dns-opt", "dns-opts", Kind::Any),
+    no("dns-search", Kind::Any),
+    no_as("exec-opt", "exec-opts", Kind::Any),
+    no_as("feature", "features", Kind::Any),
+    no("firewall-backend", Kind::Text),
+    no("fixed-cidr", Kind::Text),
+    no("fixed-cidr-v6", Kind::Text),
+    no("host-gateway-ip", Kind::Text),
+    no("http-proxy", Kind::Text),
+    no("https-proxy", Kind::Text),
+    no("icc", Kind::Bool),
+    no("init-path", Kind::Text),
+    no_as("insecure-registry", "insecure-registries", Kind::Any),
+    no("ip", Kind::Text),
+    no("ip-forward-no-drop", Kind::Bool),
+    no("max-concurrent-downloads", Kind::Text),
+    no("max-concurrent-uploads", Kind::Text),
+    no("max-download-attempts", Kind::Text),
+    no("metrics-addr", Kind::Text),
+    no("mtu", Kind::Text),
+    no("network-control-plane-mtu", Kind::Text),
+    no("no-proxy", Kind::Text),
+    no_as("node-generic-resource", "node-generic-resources", Kind::Any),
+    no("oom-score-adjust", Kind::Text),
+    no_as("registry-mirror", "registry-mirrors", Kind::Any),
+    no("rootless", Kind::Bool),
+    no("seccomp-profile", Kind::Text),
+    no_as("storage-opt", "storage-opts", Kind::Any),
+    no("swarm-default-advertise-addr", Kind::Text),
+    no("tlscacert", Kind::Text),
+    no("tlscert", Kind::Text),
+    no("tlskey", Kind::Text),
+    no("userland-proxy-path", Kind::Text),
+    no("userns-remap", Kind::Text),
+    // keys of the file alone
+    no_as("", "builder", Kind::Any),
+    no_as("", "proxies", Kind::Any),
+    no_as("", "containerd-snapshotter", Kind::Any),
+];

@@ -1,0 +1,150 @@
+//! Processes in a container that is there.
+
+use api::exec::{ExecCreateRequest, ExecInspect, ExecProcessConfig, ExecStartRequest};
+use api::stream::{FRAME_HEADER, MULTIPLEXED_STREAM, RAW_STREAM, StdStream, frame_header};
+use engine::model::ErrorKind;
+use engine::{ConsoleSize, ExecSpec};
+use hyper::StatusCode;
+use tokio::io::AsyncWriteExt;
+use tokio::net::UnixStream;
+
+use super::answer::{Answer, created, empty, ok};
+use super::call::Call;
+use super::containers::console_size;
+use super::failure::Failure;
+use super::hijack;
+
+pub(super) async fn create(mut call: Call) -> Answer {
+    let body: ExecCreateRequest = call.json().await?;
+    let argv = body.cmd.unwrap_or_default();
+    if argv.is_empty() {
+        return Err(Failure::invalid("No exec command specified"));
+    }
+    hijack::detach_keys(&body.detach_keys)?;
+    let spec = ExecSpec {
+        argv,
+        env: body.env.unwrap_or_default(),
+        user: body.user,
+        working_dir: body.working_dir,
+        privileged: body.privileged,
+        tty: body.tty,
+        attach_stdin: body.attach_stdin,
+        attach_stdout: body.attach_stdout,
+        attach_stderr: body.attach_stderr,
+        detach_keys: Some(body.detach_keys).filter(|k| !k.is_empty()),
+    };
+    let (engine, id) = (call.engine().clone(), call.param.clone());
+    let id = call
+        .change(async move { engine.exec_create(&id, spec).await })
+        .await?;
+    created(&api::IdResponse { id })
+}
+
+pub(super) async fn start(mut call: Call) -> Answer {
+    let body: ExecStartRequest = call.json_or_default().await?;
+    let exec = call.engine().exec_inspect(&call.param)?;
+    let size = body.console_size.and_then(|[h, w]| {
+        Some(ConsoleSize {
+            height: u16::try_from(h).ok()?,
+            width: u16::try_from(w).ok()?,
+        })
+    });
+    let (engine, id) = (call.engine().clone(), call.param.clone());
+    if body.detach {
+        call.change(async move { engine.exec_start(&id, false, size).await.map(drop) })
+            .await?;
+        return Ok(empty(StatusCode::OK));
+    }
+    let tty = exec.spec.tty;
+    let policy = hijack::Policy {
+        stdin: exec.spec.attach_stdin,
+        tty,
+        detach: hijack::detach_keys(exec.spec.detach_keys.as_deref().unwrap_or_default())?,
+    };
+    let raw = hijack::is_raw(&call.request);
+    let began = tokio::spawn(async move { engine.exec_start(&id, true, size).await }).await;
+    let began = began.map_err(|e| {
+        Failure::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            format!("the call ended early: {e}"),
+        )
+    })?;
+    let stream = match began {
+        Ok(Some(stream)) => stream,
+        Ok(None) => return Ok(empty(StatusCode::OK)),
+        // dockerd has taken the connection over by then and writes the reason as output; its
+        // clients take the exit code (126, 127) from the exec instance
+        Err(error) if error.kind() == ErrorKind::CannotRun => said(&error.report(), tty).await?,
+        Err(error) => return Err(error.into()),
+    };
+    let client = hyper::upgrade::on(&mut call.request);
+    tokio::spawn(hijack::copy(client, stream, policy));
+    let framed = !tty && call.version.at_least(42);
+    Ok(hijack::response(
+        raw,
+        if framed {
+            MULTIPLEXED_STREAM
+        } else {
+            RAW_STREAM
+        },
+    ))
+}
+
+/// A stream that says one thing and ends.
+async fn said(text: &str, tty: bool) -> Result<UnixStream, Failure> {
+    let failed = |e: std::io::Error| {
+        Failure::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            format!("make a pair of sockets: {e}"),
+        )
+    };
+    let (ours, theirs) = UnixStream::pair().map_err(failed)?;
+    let mut ours = ours;
+    let text = format!("{text}\r\n");
+    let mut bytes = Vec::with_capacity(text.len() + FRAME_HEADER);
+    if !tty {
+        // an error's text fits
+        bytes.extend_from_slice(&frame_header(
+            StdStream::Stdout,
+            u32::try_from(text.len()).unwrap_or(u32::MAX),
+        ));
+    }
+    bytes.extend_from_slice(text.as_bytes());
+    ours.write_all(&bytes).await.map_err(failed)?;
+    ours.shutdown().await.map_err(failed)?;
+    // kept until the reader has gone: a closed peer would make its writes fail
+    tokio::spawn(async move {
+        let mut rest = tokio::io::sink();
+        drop(tokio::io::copy(&mut ours, &mut rest).await);
+    });
+    Ok(theirs)
+}
+
+pub(super) async fn resize(call: Call) -> Answer {
+    let size = console_size(&call.query)?;
+    call.engine().exec_resize(&call.param, size).await?;
+    Ok(empty(StatusCode::OK))
+}
+
+pub(super) async fn inspect(call: Call) -> Answer {
+    let exec = call.engine().exec_inspect(&call.param)?;
+    ok(&ExecInspect {
+        id: exec.id,
+        running: exec.running,
+        exit_code: exec.exit_code.map(i64::from),
+        process_config: ExecProcessConfig {
+            tty: exec.spec.tty,
+            entrypoint: exec.spec.argv.first().cloned().unwrap_or_default(),
+            arguments: exec.spec.argv.iter().skip(1).cloned().collect(),
+            privileged: Some(exec.spec.privileged),
+            user: exec.spec.user.clone(),
+        },
+        open_stdin: exec.spec.attach_stdin,
+        open_stderr: exec.spec.attach_stderr,
+        open_stdout: exec.spec.attach_stdout,
+        can_remove: !exec.running && exec.exit_code.is_some(),
+        container_id: exec.container_id,
+        detach_keys: exec.spec.detach_keys.clone().unwrap_or_default(),
+        pid: exec.pid.into(),
+    })
+}

@@ -1,0 +1,510 @@
+//! Taking a connection over for attach and exec.
+//!
+//! Two ways are in use. With `Upgrade: tcp` the answer is `101 UPGRADED`, which hyper does. Older
+//! clients send a plain POST and expect `200`, after which both sides send raw bytes; hyper knows
+//! that only of CONNECT. So such a request's method is rewritten to CONNECT on its way in
+//! ([`Sniffed`]), and [`is_raw`] tells the handler. Only a request's head is ever touched: to know
+//! where heads begin, bodies are counted (`Content-Length`); after a chunked body the rest of the
+//! connection passes unseen.
+
+use std::collections::VecDeque;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use hyper::body::Incoming;
+use hyper::ext::ReasonPhrase;
+use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderValue, UPGRADE};
+use hyper::upgrade::OnUpgrade;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use tokio::io::Interest;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+
+use super::answer::Body;
+use super::failure::Failure;
+
+/// Longest head that is looked at; longer ones pass as they are.
+const HEAD_LIMIT: usize = 16 * 1024;
+
+/// A stream whose hijacking POSTs say CONNECT.
+#[derive(Debug)]
+pub(crate) struct Sniffed {
+    stream: UnixStream,
+    state: State,
+    /// The beginning of a head, not complete yet.
+    held: Vec<u8>,
+    /// Looked at, to be handed on first.
+    passed: VecDeque<u8>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// What comes next is a head.
+    Head,
+    /// So many bytes of a body come next.
+    Body(u64),
+    /// Not looked at any more.
+    Blind,
+}
+
+impl Sniffed {
+    pub(crate) fn new(stream: UnixStream) -> Self {
+        Self {
+            stream,
+            state: State::Head,
+            held: Vec::new(),
+            passed: VecDeque::new(),
+        }
+    }
+
+    fn hand_on(&mut self, buf: &mut ReadBuf<'_>) {
+        let (front, _) = self.passed.as_slices();
+        let n = buf.remaining().min(front.len());
+        buf.put_slice(&front[..n]);
+        self.passed.drain(..n);
+    }
+
+    /// Takes new bytes of a head, and what came with them.
+    fn feed(&mut self, bytes: &[u8]) {
+        self.held.extend_from_slice(bytes);
+        while self.state == State::Head {
+            let Some(len) = head_len(&self.held) else {
+                if self.held.len() <= HEAD_LIMIT {
+                    return;
+                }
+                self.state = State::Blind;
+                break;
+            };
+            let judged = judge(&self.held[..len]);
+            if judged.raw {
+                self.held.splice(..b"POST".len(), *b"CONNECT");
+                // from here on the connection is the container's
+                self.state = State::Blind;
+                break;
+            }
+            self.passed.extend(self.held.drain(..len));
+            let Some(body) = judged.body else {
+                self.state = State::Blind;
+                break;
+            };
+            let here = usize::try_from(body)
+                .unwrap_or(usize::MAX)
+                .min(self.held.len());
+            self.passed.extend(self.held.drain(..here));
+            let left = body - here as u64;
+            if left > 0 {
+                self.state = State::Body(left);
+            }
+        }
+        self.passed.extend(self.held.drain(..));
+    }
+
+    /// The stream, and what was read of it but not handed on.
+    fn into_parts(self) -> (UnixStream, Vec<u8>) {
+        let mut rest = Vec::from(self.passed);
+        rest.extend(self.held);
+        (self.stream, rest)
+    }
+}
+
+/// Length of a head with its empty line.
+fn head_len(bytes: &[u8]) -> Option<usize> {
+    bytes
+        .windows(4)
+        .position(|w| w == b"\r\n\r\n")
+        .map(|at| at + 4)
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Judged {
+    /// A POST that takes the connection over, without `Upgrade`.
+    raw: bool,
+    /// Length of the body that follows, where a head can follow it.
+    body: Option<u64>,
+}
+
+fn judge(head: &[u8]) -> Judged {
+    let mut lines = head.split(|b| *b == b'\n').map(<[u8]>::trim_ascii);
+    let first = lines.next().unwrap_or_default();
+    let (mut upgrade, mut length, mut chunked) = (false, 0, false);
+    for line in lines {
+        let Some(colon) = line.iter().position(|b| *b == b':') else {
+            continue;
+        };
+        let (name, value) = (line[..colon].trim_ascii(), line[colon + 1..].trim_ascii());
+        if name.eq_ignore_ascii_case(b"upgrade") {
+            upgrade = true;
+        } else if name.eq_ignore_ascii_case(b"transfer-encoding") {
+            chunked = true;
+        } else if name.eq_ignore_ascii_case(b"content-length") {
+            length = std::str::from_utf8(value)
+                .ok()
+                .and_then(|v| v.parse().ok())
+                .unwrap_or(0);
+        }
+    }
+    let mut words = first.split(|b| *b == b' ');
+    let post = words.next() == Some(b"POST");
+    let target = words.next().unwrap_or_default();
+    let path = target.split(|b| *b == b'?').next().unwrap_or_default();
+    let exec = path.windows(6).any(|w| w == b"/exec/") || path.starts_with(b"exec/");
+    let hijacks = path.ends_with(b"/attach") || (exec && path.ends_with(b"/start"));
+    Judged {
+        raw: post && hijacks && !upgrade,
+        body: (!chunked && !upgrade).then_some(length),
+    }
+}
+
+impl AsyncRead for Sniffed {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        loop {
+            if !this.passed.is_empty() {
+                this.hand_on(buf);
+                return Poll::Ready(Ok(()));
+            }
+            match this.state {
+                State::Blind => return Pin::new(&mut this.stream).poll_read(cx, buf),
+                State::Body(left) => {
+                    let most = usize::try_from(left)
+                        .unwrap_or(usize::MAX)
+                        .min(buf.remaining());
+                    let mut part = ReadBuf::new(buf.initialize_unfilled_to(most));
+                    ready!(Pin::new(&mut this.stream).poll_read(cx, &mut part))?;
+                    let n = part.filled().len();
+                    buf.advance(n);
+                    let left = left - n as u64;
+                    this.state = if left == 0 {
+                        State::Head
+                    } else {
+                        State::Body(left)
+                    };
+                    return Poll::Ready(Ok(()));
+                }
+                State::Head => {
+                    let mut chunk = [0_u8; 4096];
+                    let mut read = ReadBuf::new(&mut chunk);
+                    ready!(Pin::new(&mut this.stream).poll_read(cx, &mut read))?;
+                    if read.filled().is_empty() {
+                        // half a head: hyper says what is wrong with it
+                        this.state = State::Blind;
+                        this.passed.extend(this.held.drain(..));
+                        if this.passed.is_empty() {
+                            return Poll::Ready(Ok(()));
+                        }
+                    } else {
+                        this.feed(read.filled());
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl AsyncWrite for Sniffed {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
+}
+
+/// True where the client expects `200` and raw bytes rather than `101`.
+pub(crate) fn is_raw(request: &Request<Incoming>) -> bool {
+    request.method() == Method::CONNECT
+}
+
+/// The answer that hands the connection over, in the way the client asked for.
+pub(crate) fn response(raw: bool, kind: &'static str) -> Response<Body> {
+    let mut response = super::answer::with_type(StatusCode::OK, kind, Body::Full(Bytes::new()));
+    if !raw {
+        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        response
+            .extensions_mut()
+            .insert(ReasonPhrase::from_static(b"UPGRADED"));
+        response
+            .headers_mut()
+            .insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+        response
+            .headers_mut()
+            .insert(UPGRADE, HeaderValue::from_static("tcp"));
+    }
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    response
+}
+
+/// How bytes go between client and container.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Policy {
+    pub(crate) stdin: bool,
+    pub(crate) tty: bool,
+    /// Typed into a terminal they end the attachment, not the program.
+    pub(crate) detach: Vec<u8>,
+}
+
+/// Copies until the container's output ends, the client goes or the detach keys come.
+pub(crate) async fn copy(client: OnUpgrade, container: UnixStream, policy: Policy) {
+    let upgraded = match client.await {
+        Ok(upgraded) => upgraded,
+        Err(error) => {
+            return tracing::debug!("a client went before its connection was taken over: {error}");
+        }
+    };
+    let Ok(parts) = upgraded.downcast::<TokioIo<Sniffed>>() else {
+        return tracing::error!("a connection that was not made here");
+    };
+    let (client, mut early) = parts.io.into_inner().into_parts();
+    early.splice(..0, parts.read_buf);
+    let (client_in, mut client_out) = client.into_split();
+    let (container_out, container_in) = container.into_split();
+    let output = async {
+        let mut from = tokio::io::BufReader::with_capacity(COPY_BUFFER, container_out);
+        // either side gone: the same end
+        drop(tokio::io::copy_buf(&mut from, &mut client_out).await);
+        drop(client_out.shutdown().await);
+    };
+    tokio::select! {
+        () = output => {}
+        () = input(client_in, container_in, early, &policy) => {}
+    }
+}
+
+const COPY_BUFFER: usize = 32 * 1024;
+
+/// Client to container; returns where the attachment is to end.
+async fn input(
+    mut client: OwnedReadHalf,
+    mut container: OwnedWriteHalf,
+    early: Vec<u8>,
+    policy: &Policy,
+) {
+    let mut keys = DetachKeys::new(if policy.tty { &policy.detach } else { &[] });
+    let mut buffer = early;
+    loop {
+        if policy.stdin && !buffer.is_empty() {
+            let detach = keys.filter(&mut buffer);
+            if container.write_all(&buffer).await.is_err() {
+                // its stdin is closed; its output may go on
+                return std::future::pending().await;
+            }
+            if detach {
+                return;
+            }
+        }
+        buffer.resize(COPY_BUFFER, 0);
+        match client.read(&mut buffer).await {
+            Err(_) => return,
+            Ok(0) => break,
+            Ok(n) => buffer.truncate(n),
+        }
+    }
+    drop(buffer);
+    if policy.stdin && policy.tty {
+        // as dockerd: the end of a terminal's input is the end of the attachment
+        return;
+    }
+    if policy.stdin {
+        drop(container.shutdown().await);
+    }
+    // half-closed: output goes on; closed altogether: nobody is left to write to
+    match client.as_ref().ready(Interest::WRITABLE).await {
+        Ok(ready) if !ready.is_write_closed() => std::future::pending().await,
+        _ => {}
+    }
+}
+
+/// Finds a sequence of keys in what is typed. Keys that may be its beginning are held back.
+#[derive(Debug)]
+struct DetachKeys<'a> {
+    keys: &'a [u8],
+    matched: usize,
+}
+
+impl<'a> DetachKeys<'a> {
+    fn new(keys: &'a [u8]) -> Self {
+        Self { keys, matched: 0 }
+    }
+
+    /// True at the end of the sequence; what came after it is dropped.
+    fn filter(&mut self, bytes: &mut Vec<u8>) -> bool {
+        if self.keys.is_empty() {
+            return false;
+        }
+        let mut out = Vec::with_capacity(bytes.len());
+        let mut found = false;
+        for &byte in bytes.iter() {
+            if byte != self.keys[self.matched] {
+                out.extend_from_slice(&self.keys[..self.matched]);
+                self.matched = 0;
+            }
+            if byte == self.keys[self.matched] {
+                self.matched += 1;
+                if self.matched == self.keys.len() {
+                    found = true;
+                    break;
+                }
+            } else {
+                out.push(byte);
+            }
+        }
+        *bytes = out;
+        found
+    }
+}
+
+/// `ctrl-p,ctrl-q`, `a,b`. Empty: the default.
+pub(crate) fn detach_keys(text: &str) -> Result<Vec<u8>, Failure> {
+    if text.is_empty() {
+        return Ok(vec![16, 17]);
+    }
+    text.split(',')
+        .map(|key| {
+            match (
+                key.strip_prefix("ctrl-").unwrap_or_default().as_bytes(),
+                key.as_bytes(),
+            ) {
+                ([c @ b'a'..=b'z'], _) => Ok(c - b'a' + 1),
+                ([c @ b'@'], _) | ([c @ b'['..=b'_'], _) => Ok(c - b'@'),
+                (_, [c]) => Ok(*c),
+                _ => Err(Failure::invalid(format!(
+                    "invalid detach keys ({text}) provided"
+                ))),
+            }
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sniff(reads: &[&[u8]]) -> String {
+        let rt = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        rt.block_on(async {
+            let (mut client, server) = UnixStream::pair().unwrap();
+            let mut server = Sniffed::new(server);
+            let mut out = Vec::new();
+            for bytes in reads {
+                client.write_all(bytes).await.unwrap();
+                let mut buf = [0; 7];
+                while let Ok(read) =
+                    tokio::time::timeout(std::time::Duration::from_millis(5), server.read(&mut buf))
+                        .await
+                {
+                    out.extend_from_slice(&buf[..read.unwrap()]);
+                }
+            }
+            drop(client);
+            server.read_to_end(&mut out).await.unwrap();
+            String::from_utf8(out).unwrap()
+        })
+    }
+
+    const ATTACH: &[u8] = b"POST /v1.24/containers/x/attach?stream=1 HTTP/1.1\r\nHost: d\r\n\r\n";
+
+    #[test]
+    fn a_plain_hijack_becomes_connect_and_its_bytes_pass() {
+        let out = sniff(&[ATTACH, b"POST /containers/x/attach HTTP/1.1\r\n\r\n"]);
+        assert!(
+            out.starts_with("CONNECT /v1.24/containers/x/attach?stream=1 HTTP/1.1\r\n"),
+            "{out}"
+        );
+        assert!(
+            out.ends_with("\r\n\r\nPOST /containers/x/attach HTTP/1.1\r\n\r\n"),
+            "{out}"
+        );
+    }
+
+    #[test]
+    fn a_head_in_pieces_and_after_other_requests() {
+        let out = sniff(&[
+            b"GET /_ping HTTP/1.1\r\n\r\nPOST /exec/1/start HT",
+            b"TP/1.1\r\nContent-Length: 2\r\n\r",
+            b"\n{}",
+        ]);
+        assert_eq!(
+            out,
+            "GET /_ping HTTP/1.1\r\n\r\nCONNECT /exec/1/start HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}"
+        );
+    }
+
+    #[test]
+    fn bodies_are_never_touched() {
+        let body = "POST /containers/x/attach HTTP/1.1\r\n\r\n";
+        let put = format!("PUT /a HTTP/1.1\r\nContent-Length: {}\r\n\r\n", body.len());
+        let sent = [put.as_bytes(), body.as_bytes(), b"GET / HTTP/1.1\r\n\r\n"];
+        assert_eq!(sniff(&sent), format!("{put}{body}GET / HTTP/1.1\r\n\r\n"));
+        let chunked: &[u8] = b"PUT /a HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n";
+        assert!(sniff(&[chunked, ATTACH]).contains("\r\n\r\nPOST "));
+    }
+
+    #[test]
+    fn upgrades_and_other_posts_are_left_alone() {
+        for head in [
+            "POST /containers/x/attach HTTP/1.1\r\nupgrade: tcp\r\nConnection: Upgrade\r\n\r\n",
+            "POST /containers/x/start HTTP/1.1\r\n\r\n",
+            "GET /containers/attach HTTP/1.1\r\n\r\n",
+            "no http at all",
+        ] {
+            assert_eq!(sniff(&[head.as_bytes()]), head);
+        }
+    }
+
+    #[test]
+    fn keys() {
+        assert_eq!(detach_keys("").unwrap(), [16, 17]);
+        assert_eq!(
+            detach_keys("ctrl-@,ctrl-[,ctrl-_,x").unwrap(),
+            [0, 27, 31, b'x']
+        );
+        for bad in ["ctrl-", "ctrl-1", "ab", "a,,b"] {
+            assert!(detach_keys(bad).is_err(), "{bad}");
+        }
+        let mut keys = DetachKeys::new(&[16, 17]);
+        for (typed, passed, found) in [
+            (&b"ab\x10"[..], &b"ab"[..], false),
+            (b"c", b"\x10c", false),
+            (b"\x10\x10", b"\x10", false),
+            (b"\x11rest", b"", true),
+        ] {
+            let mut bytes = typed.to_vec();
+            assert_eq!(keys.filter(&mut bytes), found);
+            assert_eq!(bytes, passed);
+        }
+    }
+}

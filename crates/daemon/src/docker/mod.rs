@@ -1,0 +1,130 @@
+//! Docker Engine API over unix sockets.
+//!
+//! ```text
+//! connection  one client: HTTP/1.1 by hyper, one task
+//!   hijack    what hyper can't: taking the connection over after a plain 200
+//!   router    method and path to handler; the table of all routes
+//!   call      one request: version, query, body
+//!   answer    one response: JSON, lines, streams
+//!   failure   every error's status and body
+//! system containers streams exec archive images volumes networks absent plimsoll   handlers
+//! translate/  wire types to the engine's and back
+//! ```
+//!
+//! Nothing here holds a resource of the engine while a client is slow: streams come through bounded
+//! channels, taken-over connections are copied by a task of their own. A client that goes away
+//! cancels what waits for it (hyper drops the handler), but never a change that was begun: changes
+//! run in tasks of their own ([`Call::change`]).
+
+mod absent;
+mod answer;
+mod archive;
+mod call;
+mod containers;
+mod exec;
+mod failure;
+mod hijack;
+mod images;
+mod list;
+mod networks;
+mod plimsoll;
+mod router;
+mod stats;
+mod streams;
+mod system;
+mod time;
+mod translate;
+mod volumes;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use engine::Engine;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::UnixStream;
+use tokio::sync::Notify;
+
+use crate::config::Config;
+
+pub(crate) use translate::create::{log_driver, log_option};
+
+/// What all requests share.
+#[derive(Debug)]
+pub struct Api {
+    pub(crate) engine: Engine,
+    pub(crate) config: Config,
+    debug: AtomicBool,
+    changes: AtomicUsize,
+    idle: Notify,
+    listeners: AtomicUsize,
+}
+
+impl Api {
+    #[must_use]
+    pub fn new(engine: Engine, config: Config) -> Self {
+        Self {
+            engine,
+            debug: AtomicBool::new(config.debug),
+            config,
+            changes: AtomicUsize::new(0),
+            idle: Notify::new(),
+            listeners: AtomicUsize::new(0),
+        }
+    }
+
+    pub(crate) fn set_debug(&self, on: bool) {
+        self.debug.store(on, Ordering::Relaxed);
+    }
+
+    /// Returns when no change is in flight.
+    pub(crate) async fn drained(&self) {
+        loop {
+            let idle = self.idle.notified();
+            if self.changes.load(Ordering::SeqCst) == 0 {
+                return;
+            }
+            idle.await;
+        }
+    }
+}
+
+/// Counts something as long as it lives.
+#[derive(Debug)]
+struct Counted(Arc<Api>, fn(&Api) -> &AtomicUsize);
+
+impl Counted {
+    fn new(api: &Arc<Api>, which: fn(&Api) -> &AtomicUsize) -> Self {
+        which(api).fetch_add(1, Ordering::SeqCst);
+        Self(Arc::clone(api), which)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        if (self.1)(&self.0).fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.0.idle.notify_waiters();
+        }
+    }
+}
+
+/// Serves one client until it goes.
+pub(crate) async fn connection(stream: UnixStream, api: Arc<Api>) {
+    let io = TokioIo::new(hijack::Sniffed::new(stream));
+    let service = service_fn(move |request| {
+        let api = Arc::clone(&api);
+        async move { Ok::<_, std::convert::Infallible>(router::route(api, request).await) }
+    });
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        // a client may hold a connection open without a request for as long as it likes
+        .header_read_timeout(None)
+        .max_buf_size(64 * 1024)
+        .serve_connection(io, service)
+        .with_upgrades()
+        .await;
+    if let Err(error) = served {
+        tracing::debug!("connection: {}", crate::chain(&error));
+    }
+}

@@ -1,0 +1,376 @@
+//! Method and path to handler.
+//!
+//! A pattern has at most one variable part: `{id}` (without slashes) or `{name*}` (an image's name
+//! may have some). The version's prefix is taken off before.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, LazyLock};
+use std::time::Instant;
+
+use api::ApiVersion;
+use hyper::body::Incoming;
+use hyper::header::{HeaderName, HeaderValue, SERVER};
+use hyper::{Method, Request, Response};
+
+use super::answer::{Answer, Body};
+use super::call::{Call, Query, percent};
+use super::failure::Failure;
+use super::{
+    Api, absent, archive, containers, exec, images, list, networks, plimsoll, stats, streams,
+    system, volumes,
+};
+
+type Handler = fn(Call) -> Pin<Box<dyn Future<Output = Answer> + Send>>;
+
+struct Route {
+    method: &'static str,
+    prefix: &'static str,
+    suffix: &'static str,
+    part: Part,
+    handler: Handler,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Part {
+    None,
+    Segment,
+    Rest,
+}
+
+impl Route {
+    fn new((method, pattern, handler): (&'static str, &'static str, Handler)) -> Self {
+        let (prefix, part, suffix) = match (pattern.find('{'), pattern.find('}')) {
+            (Some(open), Some(close)) => {
+                let part = if pattern[open..close].ends_with('*') {
+                    Part::Rest
+                } else {
+                    Part::Segment
+                };
+                (&pattern[..open], part, &pattern[close + 1..])
+            }
+            _ => (pattern, Part::None, ""),
+        };
+        Self {
+            method,
+            prefix,
+            suffix,
+            part,
+            handler,
+        }
+    }
+
+    /// The variable part; empty where there is none.
+    fn matches<'p>(&self, method: &str, path: &'p str) -> Option<&'p str> {
+        if method != self.method {
+            return None;
+        }
+        if self.part == Part::None {
+            return (path == self.prefix).then_some("");
+        }
+        let part = path.strip_prefix(self.prefix)?.strip_suffix(self.suffix)?;
+        // names are shown with a slash, and asked for with it
+        let part = if self.part == Part::Segment {
+            part.strip_prefix('/').unwrap_or(part)
+        } else {
+            part
+        };
+        (!part.is_empty() && (self.part == Part::Rest || !part.contains('/'))).then_some(part)
+    }
+}
+
+macro_rules! routes {
+    ($($method:ident $pattern:literal $handler:path;)*) => {
+        [$((stringify!($method), $pattern, (|call| Box::pin($handler(call))) as Handler),)*]
+    };
+}
+
+static ROUTES: LazyLock<Vec<Route>> = LazyLock::new(|| {
+    routes! {
+        GET "/_ping" system::ping;
+        HEAD "/_ping" system::ping;
+        GET "/version" system::version;
+        GET "/info" system::info;
+        GET "/events" streams::events;
+        GET "/system/df" system::df;
+
+        GET "/containers/json" list::containers;
+        POST "/containers/create" containers::create;
+        POST "/containers/prune" containers::prune;
+        GET "/containers/{id}/json" containers::inspect;
+        POST "/containers/{id}/start" containers::start;
+        POST "/containers/{id}/stop" containers::stop;
+        POST "/containers/{id}/restart" containers::restart;
+        POST "/containers/{id}/kill" containers::kill;
+        POST "/containers/{id}/pause" containers::pause;
+        POST "/containers/{id}/unpause" containers::unpause;
+        POST "/containers/{id}/rename" containers::rename;
+        POST "/containers/{id}/update" containers::update;
+        POST "/containers/{id}/wait" containers::wait;
+        POST "/containers/{id}/resize" containers::resize;
+        DELETE "/containers/{id}" containers::remove;
+        GET "/containers/{id}/top" containers::top;
+        GET "/containers/{id}/changes" containers::changes;
+        GET "/containers/{id}/logs" streams::logs;
+        GET "/containers/{id}/stats" stats::stats;
+        POST "/containers/{id}/attach" streams::attach;
+        GET "/containers/{id}/attach/ws" absent::attach_ws;
+        GET "/containers/{id}/export" archive::export;
+        GET "/containers/{id}/archive" archive::get;
+        HEAD "/containers/{id}/archive" archive::head;
+        PUT "/containers/{id}/archive" archive::put;
+        POST "/containers/{id}/exec" exec::create;
+        POST "/exec/{id}/start" exec::start;
+        POST "/exec/{id}/resize" exec::resize;
+        GET "/exec/{id}/json" exec::inspect;
+        POST "/commit" containers::commit;
+
+        GET "/images/json" list::images;
+        POST "/images/create" images::create;
+        POST "/images/load" images::load;
+        POST "/images/prune" images::prune;
+        GET "/images/get" images::save_many;
+        GET "/images/search" absent::registry;
+        GET "/images/{name*}/json" images::inspect;
+        GET "/images/{name*}/history" images::history;
+        GET "/images/{name*}/get" images::save;
+        POST "/images/{name*}/tag" images::tag;
+        POST "/images/{name*}/push" absent::registry;
+        DELETE "/images/{name*}" images::remove;
+        GET "/distribution/{name*}/json" absent::registry;
+        POST "/auth" absent::registry;
+        POST "/build" absent::build;
+        POST "/build/cancel" absent::build;
+        POST "/build/prune" absent::build_prune;
+
+        GET "/volumes" volumes::list;
+        POST "/volumes/create" volumes::create;
+        POST "/volumes/prune" volumes::prune;
+        GET "/volumes/{name}" volumes::inspect;
+        DELETE "/volumes/{name}" volumes::remove;
+        PUT "/volumes/{name}" absent::swarm;
+        POST "/volumes/{name}/restore" volumes::restore;
+
+        GET "/networks" networks::list;
+        GET "/networks/" networks::list;
+        POST "/networks/create" absent::networks;
+        POST "/networks/prune" networks::prune;
+        POST "/networks/{id}/connect" absent::networks;
+        POST "/networks/{id}/disconnect" absent::networks;
+        GET "/networks/{id}" networks::inspect;
+        DELETE "/networks/{id}" networks::remove;
+
+        GET "/plimsoll/volumes/trash" volumes::trash;
+        POST "/plimsoll/volumes/{name}/restore" volumes::restore;
+        POST "/plimsoll/fsck" plimsoll::fsck;
+        GET "/plimsoll/doctor" plimsoll::doctor;
+
+        GET "/plugins" absent::no_plugins;
+        GET "/plugins/{name*}/json" absent::no_such_plugin;
+        GET "/plugins/privileges" absent::plugins;
+        POST "/plugins/{name*}" absent::plugins;
+        DELETE "/plugins/{name*}" absent::no_such_plugin;
+        POST "/session" absent::build;
+        POST "/grpc" absent::build;
+        POST "/swarm/init" absent::swarm_verbs;
+        POST "/swarm/join" absent::swarm_verbs;
+        POST "/swarm/leave" absent::swarm;
+        POST "/swarm/update" absent::swarm;
+        POST "/swarm/unlock" absent::swarm;
+        GET "/swarm" absent::swarm;
+        GET "/swarm/unlockkey" absent::swarm;
+        GET "/nodes" absent::swarm;
+        GET "/nodes/{id}" absent::swarm;
+        POST "/nodes/{id}/update" absent::swarm;
+        DELETE "/nodes/{id}" absent::swarm;
+        GET "/services" absent::swarm;
+        POST "/services/create" absent::swarm;
+        GET "/services/{id}" absent::swarm;
+        GET "/services/{id}/logs" absent::swarm;
+        POST "/services/{id}/update" absent::swarm;
+        DELETE "/services/{id}" absent::swarm;
+        GET "/tasks" absent::swarm;
+        GET "/tasks/{id}" absent::swarm;
+        GET "/tasks/{id}/logs" absent::swarm;
+        GET "/secrets" absent::swarm;
+        POST "/secrets/create" absent::swarm;
+        GET "/secrets/{id}" absent::swarm;
+        POST "/secrets/{id}/update" absent::swarm;
+        DELETE "/secrets/{id}" absent::swarm;
+        GET "/configs" absent::swarm;
+        POST "/configs/create" absent::swarm;
+        GET "/configs/{id}" absent::swarm;
+        POST "/configs/{id}/update" absent::swarm;
+        DELETE "/configs/{id}" absent::swarm;
+        GET "/containers/{id}/checkpoints" absent::checkpoints;
+        POST "/containers/{id}/checkpoints" absent::checkpoints;
+    }
+    .into_iter()
+    .map(Route::new)
+    .collect()
+});
+
+/// Answers one request. Never fails: what goes wrong is an answer too.
+pub(super) async fn route(api: Arc<Api>, request: Request<Incoming>) -> Response<Body> {
+    let began = Instant::now();
+    let log = tracing::enabled!(tracing::Level::DEBUG)
+        .then(|| format!("{} {}", request.method(), request.uri()));
+    let mut response = match find(api, request) {
+        Ok((handler, call)) => handler(call).await.unwrap_or_else(Failure::response),
+        Err(failure) => failure.response(),
+    };
+    let headers = response.headers_mut();
+    for (name, value) in [
+        ("api-version", "1.51"),
+        ("docker-experimental", "false"),
+        ("ostype", "linux"),
+    ] {
+        headers.insert(
+            HeaderName::from_static(name),
+            HeaderValue::from_static(value),
+        );
+    }
+    headers.insert(
+        SERVER,
+        HeaderValue::from_static(concat!("Plimsoll/", env!("CARGO_PKG_VERSION"), " (linux)")),
+    );
+    if let Some(what) = log {
+        tracing::debug!(
+            "{what} {} {:?}",
+            response.status().as_u16(),
+            began.elapsed()
+        );
+    }
+    response
+}
+
+fn find(api: Arc<Api>, request: Request<Incoming>) -> Result<(Handler, Call), Failure> {
+    let (version, path) = version(request.uri().path())?;
+    // see `hijack`
+    let method = if request.method() == Method::CONNECT {
+        "POST"
+    } else {
+        request.method().as_str()
+    };
+    let found = ROUTES
+        .iter()
+        .find_map(|route| route.matches(method, path).map(|part| (route, part)));
+    let Some((route, part)) = found else {
+        return Err(Failure::not_found("page not found"));
+    };
+    let param = percent(part, false);
+    let query = Query::parse(request.uri().query().unwrap_or_default());
+    Ok((
+        route.handler,
+        Call {
+            api,
+            version,
+            query,
+            param,
+            request,
+        },
+    ))
+}
+
+/// Takes `/v1.41` off.
+fn version(path: &str) -> Result<(ApiVersion, &str), Failure> {
+    let Some(rest) = path.strip_prefix("/v") else {
+        return Ok((ApiVersion::MAX, path));
+    };
+    let (text, _) = rest.split_once('/').unwrap_or((rest, ""));
+    let Ok(version) = text.parse::<ApiVersion>() else {
+        // "/version", "/volumes"
+        return Ok((ApiVersion::MAX, path));
+    };
+    match version.refusal() {
+        Some(why) => Err(Failure::invalid(why)),
+        None => Ok((version, &rest[text.len()..])),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn find_route(method: &str, path: &str) -> Option<(String, String)> {
+        ROUTES.iter().find_map(|r| {
+            let part = r.matches(method, path)?;
+            Some((format!("{}*{}", r.prefix, r.suffix), part.to_owned()))
+        })
+    }
+
+    #[test]
+    fn patterns() {
+        for (method, path, want) in [
+            ("GET", "/containers/json", Some(("/containers/json*", ""))),
+            (
+                "GET",
+                "/containers/a/json",
+                Some(("/containers/*/json", "a")),
+            ),
+            (
+                "GET",
+                "/containers//a/json",
+                Some(("/containers/*/json", "a")),
+            ),
+            ("GET", "/containers/a/b/json", None),
+            ("DELETE", "/containers/a", Some(("/containers/*", "a"))),
+            ("GET", "/images/json", Some(("/images/json*", ""))),
+            (
+                "GET",
+                "/images/x/y:1/json",
+                Some(("/images/*/json", "x/y:1")),
+            ),
+            ("GET", "/images/get", Some(("/images/get*", ""))),
+            ("GET", "/images/x/get", Some(("/images/*/get", "x"))),
+            ("DELETE", "/images/x/y", Some(("/images/*", "x/y"))),
+            (
+                "POST",
+                "/plimsoll/volumes/v/restore",
+                Some(("/plimsoll/volumes/*/restore", "v")),
+            ),
+            ("GET", "/volumes/v", Some(("/volumes/*", "v"))),
+            ("POST", "/containers", None),
+            ("GET", "/", None),
+        ] {
+            let want = want.map(|(a, b)| (a.to_owned(), b.to_owned()));
+            assert_eq!(find_route(method, path), want, "{method} {path}");
+        }
+    }
+
+    #[test]
+    fn no_route_hides_another() {
+        for (n, route) in ROUTES.iter().enumerate() {
+            let path = match route.part {
+                Part::None => route.prefix.to_owned(),
+                _ => format!("{}x{}", route.prefix, route.suffix),
+            };
+            let first = ROUTES
+                .iter()
+                .position(|r| r.matches(route.method, &path).is_some());
+            assert_eq!(first, Some(n), "{} {path}", route.method);
+        }
+    }
+
+    #[test]
+    fn versions() {
+        assert_eq!(
+            version("/v1.24/info").unwrap(),
+            (ApiVersion::new(1, 24), "/info")
+        );
+        assert_eq!(version("/version").unwrap(), (ApiVersion::MAX, "/version"));
+        assert_eq!(version("/volumes/x").unwrap().1, "/volumes/x");
+        assert!(
+            version("/v1.23/info")
+                .unwrap_err()
+                .message
+                .contains("too old")
+        );
+        assert!(version("/v9.9/info").is_err());
+    }
+
+    #[test]
+    fn the_header_names_the_newest_version() {
+        assert_eq!(ApiVersion::MAX.to_string(), "1.51");
+    }
+}

@@ -1,0 +1,350 @@
+//! A create request to what the engine understands.
+
+use api::container::{Config, CreateRequest, HostConfig, LogConfig, RestartPolicy, ThrottleDevice};
+use engine::model;
+use engine::model::{ContainerSpec, HostSpec, LogSpec, NamespaceMode, NetworkMode, RestartKind};
+
+use super::{mounts, unbuilt};
+use crate::config::ContainerDefaults;
+use crate::docker::failure::Failure;
+
+/// The drivers there are.
+pub(crate) fn log_driver(name: &str) -> Result<&str, String> {
+    match name {
+        "json-file" | "none" => Ok(name),
+        _ => Err(format!(
+            "the log driver {name:?} is not built yet: json-file or none"
+        )),
+    }
+}
+
+/// Options of `json-file`.
+pub(crate) fn log_option(name: &str) -> Result<&str, String> {
+    match name {
+        "max-size" | "max-file" => Ok(name),
+        _ => Err(format!(
+            "the log option {name:?} is not built yet: max-size or max-file"
+        )),
+    }
+}
+
+pub(crate) fn spec(
+    request: CreateRequest,
+    defaults: &ContainerDefaults,
+) -> Result<ContainerSpec, Failure> {
+    let CreateRequest {
+        config,
+        host_config,
+        networking_config,
+    } = request;
+    if config.image.is_empty() {
+        return Err(Failure::invalid("no image is given: Image must name one"));
+    }
+    unbuilt::config(&config)?;
+    unbuilt::host(&host_config)?;
+    unbuilt::endpoints(&networking_config)?;
+    let host = host(host_config, defaults)?;
+    let Config {
+        exposed_ports,
+        volumes,
+        labels,
+        ..
+    } = config;
+    Ok(ContainerSpec {
+        image: config.image,
+        entrypoint: config.entrypoint,
+        command: config.cmd,
+        env: config.env.unwrap_or_default(),
+        working_dir: config.working_dir,
+        user: config.user,
+        hostname: config.hostname,
+        domainname: config.domainname,
+        labels: labels.unwrap_or_default(),
+        tty: config.tty,
+        open_stdin: config.open_stdin,
+        stdin_once: config.stdin_once,
+        attach_stdin: config.attach_stdin,
+        attach_stdout: config.attach_stdout,
+        attach_stderr: config.attach_stderr,
+        exposed_ports: exposed_ports.unwrap_or_default().into_keys().collect(),
+        volumes: volumes.unwrap_or_default().into_keys().collect(),
+        stop_signal: Some(config.stop_signal).filter(|s| !s.is_empty()),
+        stop_timeout: config.stop_timeout,
+        host,
+    })
+}
+
+fn host(h: HostConfig, defaults: &ContainerDefaults) -> Result<HostSpec, Failure> {
+    let mut list = Vec::new();
+    for text in h.binds.iter().flatten() {
+        list.push(mounts::bind(text)?);
+    }
+    for mount in h.mounts.iter().flatten() {
+        list.push(mounts::mount(mount)?);
+    }
+    let mut security_opt = h.security_opt.unwrap_or_default();
+    if defaults.no_new_privileges
+        && !security_opt
+            .iter()
+            .any(|o| o.starts_with("no-new-privileges"))
+    {
+        security_opt.push("no-new-privileges".to_owned());
+    }
+    let shm = u64::try_from(h.shm_size)
+        .map_err(|_| Failure::invalid("SHM size can not be less than 0"))?;
+    let r = h.resources;
+    Ok(HostSpec {
+        mounts: list,
+        tmpfs: h.tmpfs.unwrap_or_default(),
+        network: network(&h.network_mode)?,
+        pid_mode: namespace("PidMode", &h.pid_mode, &[], &NamespaceMode::Private)?,
+        ipc_mode: namespace(
+            "IpcMode",
+            &h.ipc_mode,
+            &["private", "shareable", "none"],
+            &defaults.ipc_mode,
+        )?,
+        uts_mode: namespace("UTSMode", &h.uts_mode, &[], &NamespaceMode::Private)?,
+        cgroupns_mode: namespace(
+            "CgroupnsMode",
+            &h.cgroupns_mode,
+            &["private"],
+            &defaults.cgroupns_mode,
+        )?,
+        userns_mode: namespace("UsernsMode", &h.userns_mode, &[], &NamespaceMode::Private)?,
+        cap_add: h.cap_add.unwrap_or_default(),
+        cap_drop: h.cap_drop.unwrap_or_default(),
+        security_opt,
+        privileged: h.privileged,
+        read_only: h.readonly_rootfs,
+        init: h.init.unwrap_or(defaults.init),
+        auto_remove: h.auto_remove,
+        restart: restart(&h.restart_policy, h.auto_remove)?,
+        devices: r
+            .devices
+            .clone()
+            .unwrap_or_default()
+            .into_iter()
+            .map(device)
+            .collect(),
+        device_cgroup_rules: r.device_cgroup_rules.clone().unwrap_or_default(),
+        ulimits: ulimits(&r, defaults),
+        cgroup_parent: r.cgroup_parent.clone(),
+        resources: resources(r),
+        sysctls: h.sysctls.unwrap_or_default(),
+        group_add: h.group_add.unwrap_or_default(),
+        oom_score_adj: h.oom_score_adj,
+        shm_size: Some(shm).filter(|s| *s > 0).or(defaults.shm_size),
+        log: log(h.log_config)?,
+        masked_paths: h.masked_paths,
+        readonly_paths: h.readonly_paths,
+        extra_hosts: h.extra_hosts.unwrap_or_default(),
+        dns: h.dns.unwrap_or_default(),
+        dns_search: h.dns_search.unwrap_or_default(),
+        dns_options: h.dns_options.unwrap_or_default(),
+        annotations: h.annotations.unwrap_or_default(),
+        console_size: h.console_size,
+    })
+}
+
+fn network(mode: &str) -> Result<NetworkMode, Failure> {
+    Ok(match mode {
+        "" | "default" => NetworkMode::Default,
+        "none" => NetworkMode::None,
+        "host" => NetworkMode::Host,
+        _ => match mode.strip_prefix("container:") {
+            Some("") => {
+                return Err(Failure::invalid(
+                    "NetworkMode: container: must name a container",
+                ));
+            }
+            Some(name) => NetworkMode::Container(name.to_owned()),
+            None => {
+                return Err(Failure::not_built(format!(
+                    "the network {mode:?} (use none or host)"
+                )));
+            }
+        },
+    })
+}
+
+fn namespace(
+    option: &str,
+    mode: &str,
+    allowed: &[&str],
+    default: &NamespaceMode,
+) -> Result<NamespaceMode, Failure> {
+    if let Some(name) = mode
+        .strip_prefix("container:")
+        .filter(|name| !name.is_empty())
+        && matches!(option, "PidMode" | "IpcMode")
+    {
+        return Ok(NamespaceMode::Container(name.to_owned()));
+    }
+    match mode {
+        "" => Ok(default.clone()),
+        "host" => Ok(NamespaceMode::Host),
+        _ if !allowed.contains(&mode) => {
+            Err(Failure::invalid(format!("invalid {option}: {mode:?}")))
+        }
+        "shareable" => Ok(NamespaceMode::Shareable),
+        "none" => Ok(NamespaceMode::None),
+        _ => Ok(NamespaceMode::Private),
+    }
+}
+
+pub(crate) fn restart(
+    policy: &RestartPolicy,
+    auto_remove: bool,
+) -> Result<model::RestartPolicy, Failure> {
+    let wrong = |why: String| Err(Failure::invalid(format!("invalid restart policy: {why}")));
+    let kind = match policy.name.as_str() {
+        "" | "no" => RestartKind::No,
+        "on-failure" => RestartKind::OnFailure,
+        "always" => RestartKind::Always,
+        "unless-stopped" => RestartKind::UnlessStopped,
+        other => {
+            return wrong(format!(
+                "unknown policy '{other}'; use one of 'no', 'always', 'on-failure', or 'unless-stopped'"
+            ));
+        }
+    };
+    let Ok(max_retries) = u32::try_from(policy.maximum_retry_count) else {
+        return wrong("maximum retry count cannot be negative".to_owned());
+    };
+    if max_retries > 0 && kind != RestartKind::OnFailure {
+        return wrong("maximum retry count can only be used with 'on-failure'".to_owned());
+    }
+    if auto_remove && kind != RestartKind::No {
+        return Err(Failure::invalid(
+            "can't create 'AutoRemove' container with restart policy",
+        ));
+    }
+    Ok(model::RestartPolicy { kind, max_retries })
+}
+
+fn log(config: LogConfig) -> Result<LogSpec, Failure> {
+    let options = config.config.unwrap_or_default();
+    if !config.r#type.is_empty() {
+        log_driver(&config.r#type).map_err(Failure::unsupported)?;
+    }
+    if config.r#type != "none" {
+        for name in options.keys() {
+            log_option(name).map_err(Failure::unsupported)?;
+        }
+    }
+    Ok(LogSpec {
+        driver: config.r#type,
+        options,
+    })
+}
+
+fn device(d: api::container::DeviceMapping) -> model::DeviceSpec {
+    let path_in_container = if d.path_in_container.is_empty() {
+        d.path_on_host.clone()
+    } else {
+        d.path_in_container
+    };
+    let permissions = if d.cgroup_permissions.is_empty() {
+        "rwm".to_owned()
+    } else {
+        d.cgroup_permissions
+    };
+    model::DeviceSpec {
+        path_on_host: d.path_on_host,
+        path_in_container,
+        permissions,
+    }
+}
+
+fn ulimits(r: &api::container::Resources, defaults: &ContainerDefaults) -> Vec<model::Ulimit> {
+    let own: Vec<model::Ulimit> = r
+        .ulimits
+        .iter()
+        .flatten()
+        .map(|u| model::Ulimit {
+            name: u.name.clone(),
+            soft: u.soft,
+            hard: u.hard,
+        })
+        .collect();
+    let missing = defaults
+        .ulimits
+        .iter()
+        .filter(|d| own.iter().all(|u| u.name != d.name))
+        .cloned()
+        .collect::<Vec<_>>();
+    own.into_iter().chain(missing).collect()
+}
+
+pub(crate) fn resources(r: api::container::Resources) -> model::Resources {
+    model::Resources {
+        memory: r.memory,
+        memory_reservation: r.memory_reservation,
+        memory_swap: r.memory_swap,
+        memory_swappiness: r.memory_swappiness.filter(|s| *s != -1),
+        oom_kill_disable: r.oom_kill_disable.unwrap_or_default(),
+        nano_cpus: r.nano_cpus,
+        cpu_shares: r.cpu_shares,
+        cpu_period: r.cpu_period,
+        cpu_quota: r.cpu_quota,
+        cpuset_cpus: r.cpuset_cpus,
+        cpuset_mems: r.cpuset_mems,
+        pids_limit: r.pids_limit,
+        blkio_weight: r.blkio_weight,
+        blkio_weight_device: r
+            .blkio_weight_device
+            .unwrap_or_default()
+            .into_iter()
+            .map(|d| model::WeightDevice {
+                path: d.path,
+                weight: d.weight,
+            })
+            .collect(),
+        device_read_bps: throttle(r.blkio_device_read_bps),
+        device_write_bps: throttle(r.blkio_device_write_bps),
+        device_read_iops: throttle(r.blkio_device_read_iops),
+        device_write_iops: throttle(r.blkio_device_write_iops),
+    }
+}
+
+fn throttle(list: Option<Vec<ThrottleDevice>>) -> Vec<model::ThrottleDevice> {
+    let list = list.unwrap_or_default().into_iter();
+    list.map(|d| model::ThrottleDevice {
+        path: d.path,
+        rate: d.rate,
+    })
+    .collect()
+}
+
+pub(crate) fn update(
+    request: api::container::UpdateRequest,
+) -> Result<engine::UpdateRequest, Failure> {
+    unbuilt::resources(&request.resources)?;
+    let r = &request.resources;
+    for (asked, option) in [
+        (r.devices.as_ref().is_some_and(|d| !d.is_empty()), "Devices"),
+        (
+            r.device_cgroup_rules
+                .as_ref()
+                .is_some_and(|d| !d.is_empty()),
+            "DeviceCgroupRules",
+        ),
+        (r.ulimits.as_ref().is_some_and(|d| !d.is_empty()), "Ulimits"),
+        (!r.cgroup_parent.is_empty(), "CgroupParent"),
+    ] {
+        if asked {
+            return Err(Failure::not_built(format!("{option} in an update")));
+        }
+    }
+    let policy = &request.restart_policy;
+    let restart = if policy.name.is_empty() {
+        None
+    } else {
+        Some(restart(policy, false)?)
+    };
+    Ok(engine::UpdateRequest {
+        resources: resources(request.resources),
+        restart,
+    })
+}

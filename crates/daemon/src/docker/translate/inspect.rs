@@ -1,0 +1,356 @@
+//! Containers as `inspect` shows them.
+
+use std::collections::BTreeMap;
+
+use api::container as wire;
+use api::container::{Config, ContainerInspect, DriverData, HostConfig, NO_TIME, State};
+use api::network::{EndpointSettings, NetworkSettings};
+use engine::ContainerView;
+use engine::model::{
+    ContainerSpec, HostSpec, MountKind, MountSpec, NamespaceMode, NetworkMode, Phase, RestartKind,
+};
+
+/// 64 MiB, as dockerd.
+const SHM: i64 = 64 << 20;
+
+pub(crate) fn container(view: &ContainerView, driver: &str) -> ContainerInspect {
+    let record = &view.record;
+    let text = |path: &std::path::Path| path.display().to_string();
+    ContainerInspect {
+        id: record.id.clone(),
+        created: record.created.clone(),
+        path: record.argv.first().cloned().unwrap_or_default(),
+        args: record.argv.iter().skip(1).cloned().collect(),
+        state: state(view),
+        image: record.image_id.clone(),
+        resolv_conf_path: text(&view.paths.resolv_conf),
+        hostname_path: text(&view.paths.hostname),
+        hosts_path: text(&view.paths.hosts),
+        log_path: view.paths.log.as_deref().map(text).unwrap_or_default(),
+        name: format!("/{}", record.name),
+        restart_count: view.restart_count.into(),
+        driver: driver.to_owned(),
+        platform: "linux".to_owned(),
+        exec_ids: Some(view.exec_ids.clone()).filter(|ids| !ids.is_empty()),
+        host_config: host_config(&record.spec.host),
+        graph_driver: DriverData {
+            data: Some(BTreeMap::from([
+                ("UpperDir".to_owned(), text(&view.paths.upper)),
+                ("WorkDir".to_owned(), text(&view.paths.work)),
+            ])),
+            name: driver.to_owned(),
+        },
+        mounts: mounts(view),
+        config: config(view),
+        network_settings: network_settings(view),
+        ..ContainerInspect::default()
+    }
+}
+
+/// Docker's word for a phase. What is between two states is shown as the one it comes from.
+pub(crate) fn status(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Created | Phase::Starting => "created",
+        Phase::Running | Phase::Stopping => "running",
+        Phase::Paused => "paused",
+        Phase::Restarting => "restarting",
+        Phase::Exited => "exited",
+        Phase::Removing => "removing",
+        Phase::Dead => "dead",
+    }
+}
+
+fn state(view: &ContainerView) -> State {
+    let status = status(view.phase);
+    let running = matches!(status, "running" | "paused" | "restarting");
+    State {
+        status: status.to_owned(),
+        running,
+        paused: status == "paused",
+        restarting: status == "restarting",
+        oom_killed: view.oom_killed,
+        dead: status == "dead",
+        pid: view.pid.into(),
+        exit_code: view.exit_code.into(),
+        error: view.error.clone(),
+        started_at: view
+            .started_at
+            .clone()
+            .unwrap_or_else(|| NO_TIME.to_owned()),
+        finished_at: view
+            .finished_at
+            .clone()
+            .unwrap_or_else(|| NO_TIME.to_owned()),
+        health: None,
+    }
+}
+
+pub(crate) fn mounts(view: &ContainerView) -> Vec<wire::MountPoint> {
+    view.record
+        .mounts
+        .iter()
+        .map(|m| wire::MountPoint {
+            r#type: kind(m.kind).to_owned(),
+            name: m.name.clone(),
+            source: m.source.clone(),
+            destination: m.destination.clone(),
+            driver: if m.kind == MountKind::Volume {
+                "local".to_owned()
+            } else {
+                String::new()
+            },
+            mode: given_mode(&m.spec),
+            rw: !m.read_only,
+            propagation: m.propagation.clone(),
+        })
+        .collect()
+}
+
+/// The options of `-v`, as they were written.
+fn given_mode(spec: &MountSpec) -> String {
+    spec.given
+        .as_deref()
+        .and_then(|g| g.splitn(3, ':').nth(2))
+        .unwrap_or_default()
+        .to_owned()
+}
+
+fn kind(kind: MountKind) -> &'static str {
+    match kind {
+        MountKind::Bind => "bind",
+        MountKind::Volume => "volume",
+        MountKind::Tmpfs => "tmpfs",
+    }
+}
+
+fn set(keys: &[String]) -> Option<api::Set> {
+    (!keys.is_empty()).then(|| keys.iter().map(|k| (k.clone(), api::Empty {})).collect())
+}
+
+fn config(view: &ContainerView) -> Config {
+    let spec: &ContainerSpec = &view.record.spec;
+    Config {
+        hostname: spec.hostname.clone(),
+        domainname: spec.domainname.clone(),
+        user: spec.user.clone(),
+        attach_stdin: spec.attach_stdin,
+        attach_stdout: spec.attach_stdout,
+        attach_stderr: spec.attach_stderr,
+        exposed_ports: set(&spec.exposed_ports),
+        tty: spec.tty,
+        open_stdin: spec.open_stdin,
+        stdin_once: spec.stdin_once,
+        env: Some(spec.env.clone()),
+        cmd: spec.command.clone(),
+        image: spec.image.clone(),
+        volumes: set(&spec.volumes),
+        working_dir: spec.working_dir.clone(),
+        entrypoint: spec.entrypoint.clone(),
+        labels: Some(spec.labels.clone()),
+        stop_signal: spec.stop_signal.clone().unwrap_or_default(),
+        stop_timeout: spec.stop_timeout,
+        ..Config::default()
+    }
+}
+
+pub(crate) fn network_name(mode: &NetworkMode) -> String {
+    match mode {
+        NetworkMode::Default => "default".to_owned(),
+        NetworkMode::None => "none".to_owned(),
+        NetworkMode::Host => "host".to_owned(),
+        NetworkMode::Container(name) => format!("container:{name}"),
+        NetworkMode::Named(name) => name.clone(),
+    }
+}
+
+/// The network an endpoint is shown for; a container that shares another's has none of its own.
+pub(crate) fn endpoints(mode: &NetworkMode) -> BTreeMap<String, EndpointSettings> {
+    let name = match mode {
+        // as long as there are no bridge networks
+        NetworkMode::Default | NetworkMode::None => "none",
+        NetworkMode::Host => "host",
+        NetworkMode::Named(name) => name,
+        NetworkMode::Container(_) => return BTreeMap::new(),
+    };
+    let endpoint = EndpointSettings {
+        network_id: crate::docker::networks::id(name),
+        ..EndpointSettings::default()
+    };
+    BTreeMap::from([(name.to_owned(), endpoint)])
+}
+
+fn network_settings(view: &ContainerView) -> NetworkSettings {
+    NetworkSettings {
+        networks: endpoints(&view.record.spec.host.network),
+        ..NetworkSettings::default()
+    }
+}
+
+fn mode(mode: &NamespaceMode, private: &str) -> String {
+    match mode {
+        NamespaceMode::Private => private.to_owned(),
+        NamespaceMode::Host => "host".to_owned(),
+        NamespaceMode::Shareable => "shareable".to_owned(),
+        NamespaceMode::None => "none".to_owned(),
+        NamespaceMode::Container(name) => format!("container:{name}"),
+    }
+}
+
+fn list(items: &[String]) -> Option<Vec<String>> {
+    (!items.is_empty()).then(|| items.to_vec())
+}
+
+fn map(items: &BTreeMap<String, String>) -> Option<api::StringMap> {
+    (!items.is_empty()).then(|| items.clone())
+}
+
+fn host_config(h: &HostSpec) -> HostConfig {
+    let (binds, mounts): (Vec<&MountSpec>, Vec<&MountSpec>) =
+        h.mounts.iter().partition(|m| m.given.is_some());
+    HostConfig {
+        binds: (!binds.is_empty()).then(|| binds.iter().filter_map(|m| m.given.clone()).collect()),
+        log_config: wire::LogConfig {
+            r#type: h.log.driver.clone(),
+            config: Some(h.log.options.clone()),
+        },
+        network_mode: network_name(&h.network),
+        port_bindings: Some(BTreeMap::new()),
+        restart_policy: restart_policy(h),
+        auto_remove: h.auto_remove,
+        console_size: h.console_size,
+        annotations: map(&h.annotations),
+        cap_add: list(&h.cap_add),
+        cap_drop: list(&h.cap_drop),
+        cgroupns_mode: mode(&h.cgroupns_mode, "private"),
+        dns: Some(h.dns.clone()),
+        dns_options: Some(h.dns_options.clone()),
+        dns_search: Some(h.dns_search.clone()),
+        extra_hosts: list(&h.extra_hosts),
+        group_add: list(&h.group_add),
+        ipc_mode: mode(&h.ipc_mode, "private"),
+        oom_score_adj: h.oom_score_adj,
+        pid_mode: mode(&h.pid_mode, ""),
+        privileged: h.privileged,
+        readonly_rootfs: h.read_only,
+        security_opt: list(&h.security_opt),
+        tmpfs: map(&h.tmpfs),
+        uts_mode: mode(&h.uts_mode, ""),
+        userns_mode: mode(&h.userns_mode, ""),
+        shm_size: h
+            .shm_size
+            .map_or(SHM, |s| i64::try_from(s).unwrap_or(i64::MAX)),
+        sysctls: map(&h.sysctls),
+        runtime: "plimsoll".to_owned(),
+        resources: resources(h),
+        mounts: (!mounts.is_empty()).then(|| mounts.into_iter().map(mount).collect()),
+        masked_paths: h.masked_paths.clone(),
+        readonly_paths: h.readonly_paths.clone(),
+        init: h.init.then_some(true),
+        ..HostConfig::default()
+    }
+}
+
+fn restart_policy(h: &HostSpec) -> wire::RestartPolicy {
+    let name = match h.restart.kind {
+        RestartKind::No => "no",
+        RestartKind::OnFailure => "on-failure",
+        RestartKind::Always => "always",
+        RestartKind::UnlessStopped => "unless-stopped",
+    };
+    wire::RestartPolicy {
+        name: name.to_owned(),
+        maximum_retry_count: h.restart.max_retries.into(),
+    }
+}
+
+fn mount(m: &MountSpec) -> wire::Mount {
+    let mut out = wire::Mount {
+        r#type: kind(m.kind).to_owned(),
+        source: m.source.clone(),
+        target: m.target.clone(),
+        read_only: m.read_only,
+        ..wire::Mount::default()
+    };
+    match m.kind {
+        MountKind::Bind => {
+            let options = wire::BindOptions {
+                propagation: m.propagation.clone().unwrap_or_default(),
+                non_recursive: m.non_recursive,
+                create_mountpoint: m.create_source,
+                read_only_non_recursive: m.read_only_non_recursive,
+                read_only_force_recursive: false,
+            };
+            out.bind_options = Some(options).filter(|o| *o != wire::BindOptions::default());
+        }
+        MountKind::Volume => {
+            let options = wire::VolumeOptions {
+                no_copy: m.no_copy,
+                labels: m.volume_labels.clone(),
+                subpath: m.subpath.clone().unwrap_or_default(),
+                driver_config: None,
+            };
+            out.volume_options = Some(options).filter(|o| *o != wire::VolumeOptions::default());
+        }
+        MountKind::Tmpfs => {
+            let options = wire::TmpfsOptions {
+                size_bytes: m
+                    .tmpfs_size
+                    .map_or(0, |s| i64::try_from(s).unwrap_or(i64::MAX)),
+                mode: m.tmpfs_mode.unwrap_or(0),
+                options: Vec::new(),
+            };
+            out.tmpfs_options = Some(options).filter(|o| *o != wire::TmpfsOptions::default());
+        }
+    }
+    out
+}
+
+fn resources(h: &HostSpec) -> wire::Resources {
+    let r = &h.resources;
+    let throttle = |list: &[engine::model::ThrottleDevice]| {
+        let all = list.iter().map(|d| wire::ThrottleDevice {
+            path: d.path.clone(),
+            rate: d.rate,
+        });
+        (!list.is_empty()).then(|| all.collect())
+    };
+    let weights = r.blkio_weight_device.iter().map(|d| wire::WeightDevice {
+        path: d.path.clone(),
+        weight: d.weight,
+    });
+    let devices = h.devices.iter().map(|d| wire::DeviceMapping {
+        path_on_host: d.path_on_host.clone(),
+        path_in_container: d.path_in_container.clone(),
+        cgroup_permissions: d.permissions.clone(),
+    });
+    let ulimits = h.ulimits.iter().map(|u| wire::Ulimit {
+        name: u.name.clone(),
+        hard: u.hard,
+        soft: u.soft,
+    });
+    wire::Resources {
+        cpu_shares: r.cpu_shares,
+        memory: r.memory,
+        nano_cpus: r.nano_cpus,
+        cgroup_parent: h.cgroup_parent.clone(),
+        blkio_weight: r.blkio_weight,
+        blkio_weight_device: Some(weights.collect()),
+        blkio_device_read_bps: throttle(&r.device_read_bps),
+        blkio_device_write_bps: throttle(&r.device_write_bps),
+        blkio_device_read_iops: throttle(&r.device_read_iops),
+        blkio_device_write_iops: throttle(&r.device_write_iops),
+        cpu_period: r.cpu_period,
+        cpu_quota: r.cpu_quota,
+        cpuset_cpus: r.cpuset_cpus.clone(),
+        cpuset_mems: r.cpuset_mems.clone(),
+        devices: Some(devices.collect()),
+        device_cgroup_rules: list(&h.device_cgroup_rules),
+        memory_reservation: r.memory_reservation,
+        memory_swap: r.memory_swap,
+        memory_swappiness: r.memory_swappiness,
+        oom_kill_disable: Some(r.oom_kill_disable),
+        pids_limit: r.pids_limit,
+        ulimits: Some(ulimits.collect()),
+        ..wire::Resources::default()
+    }
+}

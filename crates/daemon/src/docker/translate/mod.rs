@@ -1,0 +1,13 @@
+//! Wire types to the engine's and back. Pure.
+//!
+//! `unbuilt` names what is asked for and not there; `create` reads a request; `inspect` and
+//! `summary` show what the engine has.
+
+pub(super) mod create;
+pub(super) mod inspect;
+pub(super) mod mounts;
+pub(super) mod summary;
+mod unbuilt;
+
+#[cfg(test)]
+mod tests;

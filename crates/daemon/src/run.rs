@@ -1,0 +1,222 @@
+//! The process: pid file, host, engine, sockets, READY; then signals until the end.
+//!
+//! Order of the start: what can refuse cheaply comes first. Sockets are bound before any thread is
+//! there (the umask belongs to the process) and served once the engine is: who connects between is
+//! not refused but waits for the engine. Order of the end: no new connections, calls in flight are finished
+//! (bounded), the engine marks its store clean, containers go on.
+
+use std::ffi::OsString;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use engine::{Engine, EngineConfig};
+use tokio::net::UnixListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::prelude::*;
+use tracing_subscriber::reload;
+
+use crate::config::{self, Config, Request};
+use crate::docker::Api;
+use crate::listen::{ListenError, Socket, listen};
+use crate::notify;
+use crate::pidfile::{PidFile, PidFileError};
+
+/// Threads that serve. Blocking work has its own.
+const WORKERS: usize = 2;
+/// Bound of the threads for blocking work: loads, copies, file systems.
+const BLOCKING_THREADS: usize = 64;
+/// How long the end waits for calls in flight.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// Why the daemon could not start.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RunError {
+    #[error(transparent)]
+    PidFile(#[from] PidFileError),
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    #[error("start the executor")]
+    Executor(#[source] io::Error),
+    #[error("start the engine")]
+    Engine(#[from] engine::StartError),
+    #[error("catch signals")]
+    Signals(#[source] io::Error),
+}
+
+type LevelHandle = reload::Handle<LevelFilter, tracing_subscriber::Registry>;
+
+pub(crate) fn run(config: Config, args: Vec<OsString>) -> Result<(), RunError> {
+    sys::malloc::keep_small();
+    let level = log_to_stderr(config.level());
+    let _pidfile = PidFile::create(&config.pidfile())?;
+    let sockets = listen(&config.hosts, config.group.as_deref())?;
+    let executor = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKERS)
+        .max_blocking_threads(BLOCKING_THREADS)
+        .thread_keep_alive(Duration::from_secs(3))
+        .thread_name("plimsoll")
+        .enable_all()
+        .build()
+        .map_err(RunError::Executor)?;
+    let done = executor.block_on(main_loop(config, args, sockets, level));
+    // blocking work that hangs (a dead file system) must not keep the process
+    executor.shutdown_timeout(Duration::from_millis(100));
+    done
+}
+
+fn log_to_stderr(level: tracing::Level) -> LevelHandle {
+    let (filter, handle) = reload::Layer::new(LevelFilter::from_level(level));
+    let lines = tracing_subscriber::fmt::layer()
+        .with_writer(io::stderr)
+        .with_ansi(false)
+        .with_target(false);
+    // a second start in one process (tests) keeps the first's
+    drop(
+        tracing_subscriber::registry()
+            .with(filter)
+            .with(lines)
+            .try_init(),
+    );
+    handle
+}
+
+async fn main_loop(
+    config: Config,
+    args: Vec<OsString>,
+    sockets: Vec<Socket>,
+    level: LevelHandle,
+) -> Result<(), RunError> {
+    let started = std::time::Instant::now();
+    let on = |kind| signal(kind).map_err(RunError::Signals);
+    let (mut term, mut int, mut hup) = (
+        on(SignalKind::terminate())?,
+        on(SignalKind::interrupt())?,
+        on(SignalKind::hangup())?,
+    );
+    let engine = Engine::start(engine_config(&config)).await?;
+    let api = Arc::new(Api::new(engine.clone(), config.clone()));
+    let mut serving = Vec::new();
+    for socket in &sockets {
+        let listener = socket.listener.try_clone().and_then(UnixListener::from_std);
+        let listener = listener.map_err(|source| ListenError::Bind {
+            path: socket.path.clone(),
+            source,
+        })?;
+        serving.push(tokio::spawn(serve(listener, Arc::clone(&api))));
+        tracing::info!("serving on {}", socket.path.display());
+    }
+    if let Some(path) = probed(&sockets) {
+        tokio::spawn(notify::watchdog(path));
+    }
+    notify::tell("READY=1");
+    tracing::info!("ready after {:?}", started.elapsed());
+    sys::malloc::trim();
+    until_told(&mut term, &mut int, &mut hup, &args, &config, &level, &api).await;
+    notify::tell("STOPPING=1");
+    for task in serving {
+        task.abort();
+    }
+    // paths go before the wait: clients see at once that nobody serves
+    drop(sockets);
+    if tokio::time::timeout(DRAIN, api.drained()).await.is_err() {
+        tracing::warn!("calls were still in flight after {DRAIN:?}; they are cut");
+    }
+    if tokio::time::timeout(DRAIN, engine.shutdown())
+        .await
+        .is_err()
+    {
+        tracing::warn!("the engine did not end within {DRAIN:?}; the next start checks the store");
+    }
+    tracing::info!("ended; containers go on");
+    Ok(())
+}
+
+/// The socket the watchdog asks.
+fn probed(sockets: &[Socket]) -> Option<PathBuf> {
+    sockets
+        .iter()
+        .map(|s| s.path.clone())
+        .find(|path| !path.as_os_str().is_empty())
+}
+
+async fn until_told(
+    term: &mut Signal,
+    int: &mut Signal,
+    hup: &mut Signal,
+    args: &[OsString],
+    config: &Config,
+    level: &LevelHandle,
+    api: &Api,
+) {
+    let mut current = config.clone();
+    loop {
+        tokio::select! {
+            _ = term.recv() => return tracing::info!("told to end by SIGTERM"),
+            _ = int.recv() => return tracing::info!("told to end by SIGINT"),
+            _ = hup.recv() => reload_config(args, &mut current, level, api),
+        }
+    }
+}
+
+/// FAILURES "Bad config or stored state stops the daemon": a bad file changes nothing.
+fn reload_config(args: &[OsString], current: &mut Config, level: &LevelHandle, api: &Api) {
+    let new = match config::read(args) {
+        Ok(Request::Run(new)) => *new,
+        Ok(_) => return,
+        Err(error) => {
+            return tracing::error!(
+                "the configuration is not taken, the last good one stays: {}",
+                crate::chain(&error)
+            );
+        }
+    };
+    if let Err(error) = level.reload(LevelFilter::from_level(new.level())) {
+        return tracing::error!("the log level could not be changed: {error}");
+    }
+    current.debug = new.debug;
+    current.log_level = new.log_level;
+    api.set_debug(new.debug);
+    let fixed = Config {
+        debug: new.debug,
+        log_level: new.log_level,
+        ..current.clone()
+    };
+    if fixed == new {
+        tracing::info!("configuration reloaded");
+    } else {
+        tracing::warn!(
+            "configuration reloaded: debug and log-level; other changes need a restart, which no container notices"
+        );
+    }
+}
+
+fn engine_config(config: &Config) -> EngineConfig {
+    EngineConfig {
+        data_root: config.data_root.clone(),
+        exec_root: config.exec_root.clone(),
+        labels: config.labels.clone(),
+        log: config.log.clone(),
+        stop_timeout: 10,
+        spawner: None,
+        debug: config.debug,
+    }
+}
+
+/// Accepts until aborted. One task per connection.
+pub async fn serve(listener: UnixListener, api: Arc<Api>) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                tokio::spawn(crate::docker::connection(stream, Arc::clone(&api)));
+            }
+            Err(error) => {
+                // out of descriptors: existing connections must end first
+                tracing::warn!("accept: {error}");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+}
