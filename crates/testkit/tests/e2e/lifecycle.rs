@@ -1,0 +1,184 @@
+//! Create, start, logs, exec, stop, remove, volumes.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use testkit::{Instance, Snapshot, until};
+
+use crate::{logs, post};
+
+#[test]
+fn a_container_from_create_to_remove() {
+    let instance = Instance::with_busybox();
+    let clean = Snapshot::take(&instance);
+    let id = instance.create("one", &["sh", "-c", "echo out; echo err >&2; exit 7"]);
+    assert_eq!(instance.inspect(&id)["State"]["Status"], "created");
+    instance.start_container(&id);
+    assert_eq!(instance.wait(&id), 7);
+    let state = instance.inspect("one")["State"].clone();
+    assert_eq!(state["Status"], "exited");
+    assert_eq!(state["ExitCode"], 7);
+    let answer = instance.api().get("/containers/one/logs?stdout=1&stderr=1");
+    let body = answer.unwrap().ok().body;
+    assert_eq!(testkit::http::stream_text(&body, 1), "out\n");
+    assert_eq!(testkit::http::stream_text(&body, 2), "err\n");
+    instance.remove(&id);
+    assert_eq!(instance.containers(), Vec::<String>::new());
+    clean.assert_settled(&instance);
+}
+
+/// FAILURES rows "Orphan layers, dead containers", "device or resource busy", "Leaked netns".
+#[test]
+fn a_hundred_cycles_leave_nothing() {
+    let instance = Instance::with_busybox();
+    let clean = Snapshot::take(&instance);
+    for n in 0..100 {
+        let id = instance.run(&format!("c{n}"), &["true"]);
+        assert_eq!(instance.wait(&id), 0);
+        instance.remove(&id);
+    }
+    clean.assert_settled(&instance);
+}
+
+#[test]
+fn removed_while_running() {
+    let instance = Instance::with_busybox();
+    let clean = Snapshot::take(&instance);
+    for n in 0..10 {
+        let id = instance.run(&format!("c{n}"), &["sleep", "1000"]);
+        instance.remove(&id);
+    }
+    clean.assert_settled(&instance);
+}
+
+#[test]
+fn a_fault_of_the_program_is_the_container_s_exit_code() {
+    let instance = Instance::with_busybox();
+    let clean = Snapshot::take(&instance);
+    let id = instance.create("missing", &["/no/such/program"]);
+    let path = format!("/containers/{id}/start");
+    let answer = instance.api().post(&path, &Value::Null).unwrap();
+    assert!(!answer.is_ok(), "{answer:?}");
+    let said = answer.json()["message"].as_str().unwrap().to_owned();
+    assert!(said.contains("/no/such/program"), "{said}");
+    assert_eq!(instance.inspect(&id)["State"]["ExitCode"], 127);
+    instance.remove(&id);
+    clean.assert_settled(&instance);
+}
+
+#[test]
+fn stop_and_kill() {
+    let instance = Instance::with_busybox();
+    let clean = Snapshot::take(&instance);
+    let script = "trap 'exit 3' TERM; echo ready; while :; do sleep 0.05; done";
+    let id = instance.run("polite", &["sh", "-c", script]);
+    until("the trap to be set", Duration::from_secs(10), || {
+        logs(&instance, &id).contains("ready").then_some(())
+    });
+    post(&instance, &format!("/containers/{id}/stop?t=10")).unwrap();
+    assert_eq!(instance.inspect(&id)["State"]["ExitCode"], 3);
+    let deaf = instance.run("deaf", &["sleep", "1000"]);
+    post(&instance, &format!("/containers/{deaf}/stop?t=0")).unwrap();
+    assert_eq!(instance.inspect(&deaf)["State"]["ExitCode"], 137);
+    let killed = instance.run("killed", &["sleep", "1000"]);
+    post(&instance, &format!("/containers/{killed}/kill")).unwrap();
+    assert_eq!(instance.wait(&killed), 137);
+    instance.remove_all();
+    clean.assert_settled(&instance);
+}
+
+#[test]
+fn exec_in_a_running_container() {
+    let instance = Instance::with_busybox();
+    let clean = Snapshot::take(&instance);
+    let id = instance.run("one", &["sleep", "1000"]);
+    for code in [0, 5] {
+        let script = format!("echo inside; exit {code}");
+        let body = json!({
+            "Cmd": ["sh", "-c", script],
+            "AttachStdout": true,
+            "AttachStderr": true,
+        });
+        let made = instance
+            .api()
+            .post(&format!("/containers/{id}/exec"), &body);
+        let exec = made.unwrap().ok().json()["Id"].as_str().unwrap().to_owned();
+        let start = format!("/exec/{exec}/start");
+        let body = json!({"Detach": false, "Tty": false});
+        let mut stream = instance.api().upgrade(&start, &body).unwrap();
+        let mut bytes = Vec::new();
+        std::io::Read::read_to_end(&mut stream, &mut bytes).unwrap();
+        assert_eq!(testkit::http::stream_text(&bytes, 1), "inside\n");
+        let done = instance.api().get(&format!("/exec/{exec}/json")).unwrap();
+        assert_eq!(done.json()["ExitCode"], code, "{done:?}");
+        assert_eq!(done.json()["Running"], false);
+    }
+    instance.remove(&id);
+    clean.assert_settled(&instance);
+}
+
+/// FAILURES row "Zombies; health probes pile up".
+#[test]
+fn a_forking_exec_leaves_no_zombie() {
+    let instance = Instance::with_busybox();
+    let id = instance.run("one", &["sleep", "1000"]);
+    for _ in 0..20 {
+        let fork = "(sleep 0.01 &) ; (true &) ; true";
+        let done = instance.plimsoll(&["exec", "one", "sh", "-c", fork]);
+        assert!(done.status.success(), "{done:?}");
+    }
+    let shim = instance.shim(&id).unwrap();
+    until("zombies to be reaped", Duration::from_secs(10), || {
+        let tree = testkit::procfs::tree(shim.pid);
+        tree.iter().all(|p| !p.is_zombie()).then_some(())
+    });
+}
+
+/// FAILURES row "Volume loss".
+#[test]
+fn a_volume_stays_until_it_is_named() {
+    let instance = Instance::with_busybox();
+    let mount = json!({"HostConfig": {"Binds": ["keep:/data"]}});
+    let script = ["sh", "-c", "echo precious >/data/file"];
+    let id = instance.create_with("writer", &script, mount.clone());
+    instance.start_container(&id);
+    assert_eq!(instance.wait(&id), 0);
+    instance.remove(&id);
+    let prune = instance.api().post("/volumes/prune", &Value::Null);
+    instance.answered(prune).ok();
+    let read = ["grep", "-q", "precious", "/data/file"];
+    let reader = instance.create_with("reader", &read, mount);
+    instance.start_container(&reader);
+    assert_eq!(instance.wait(&reader), 0, "{}", logs(&instance, &reader));
+    let busy = instance.api().delete("/volumes/keep").unwrap();
+    assert_eq!(busy.status, 409, "{busy:?}");
+    instance.remove(&reader);
+    instance.api().delete("/volumes/keep").unwrap().ok();
+}
+
+#[test]
+fn two_instances_side_by_side() {
+    let (one, two) = (Instance::with_busybox(), Instance::with_busybox());
+    one.run("same-name", &["sleep", "1000"]);
+    two.run("same-name", &["sleep", "1000"]);
+    let clean = Snapshot::take(&two);
+    drop(one);
+    clean.assert_settled(&two);
+    assert_eq!(two.inspect("same-name")["State"]["Running"], true);
+}
+
+/// FAILURES row "OOM takes the engine or shim; Up after OOM".
+#[test]
+fn an_out_of_memory_kill_is_told() {
+    let instance = Instance::with_busybox();
+    let clean = Snapshot::take(&instance);
+    let limit = json!({"HostConfig": {"Memory": 16 << 20, "MemorySwap": 16 << 20}});
+    // tail keeps what it reads: a line without an end
+    let hog = ["sh", "-c", "tail /dev/zero"];
+    let id = instance.create_with("hog", &hog, limit);
+    instance.start_container(&id);
+    assert_eq!(instance.wait(&id), 137);
+    assert_eq!(instance.inspect(&id)["State"]["OOMKilled"], true);
+    instance.remove(&id);
+    clean.assert_settled(&instance);
+}

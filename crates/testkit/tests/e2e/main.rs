@@ -1,0 +1,33 @@
+//! End to end, through the real socket, with our command line and the real docker command, on the
+//! real kernel. Every test takes an engine of its own and ends with the conservation oracle.
+#![expect(
+    clippy::unwrap_used,
+    reason = "a panic is how a test fails, and the instance then shows its log"
+)]
+
+mod clients;
+mod crash;
+mod faults;
+mod hang;
+mod lifecycle;
+mod restart;
+
+use serde_json::Value;
+use testkit::{Instance, Response};
+
+/// Combined stdout of a container's log.
+#[track_caller]
+fn logs(instance: &Instance, id: &str) -> String {
+    let path = format!("/containers/{id}/logs?stdout=1&stderr=1");
+    let answer = instance.answered(instance.api().get(&path)).ok();
+    testkit::http::stream_text(&answer.body, 1)
+}
+
+/// A call whose answer may not come: the engine may die under it.
+fn attempt(answer: std::io::Result<Response>) -> Option<Response> {
+    answer.ok().filter(Response::is_ok)
+}
+
+fn post(instance: &Instance, path: &str) -> Option<Response> {
+    attempt(instance.api().post(path, &Value::Null))
+}
