@@ -22,22 +22,27 @@
 //! Lock order: `meta` queue, `meta` writer, lease table; none is held across another's I/O.
 
 pub mod archive_path;
+mod blobs;
 mod boot;
 pub mod config;
 mod containers;
+mod copy;
 pub mod diff;
 pub mod disk;
 mod driver;
 pub mod images;
 mod layers;
 mod leases;
+mod manifest;
 mod meta;
+mod pipe;
 pub mod progress;
 mod reconcile;
 pub mod reference;
 mod reserve;
 pub mod tar;
 mod trash;
+mod tree;
 pub mod unpack;
 mod usage;
 mod volumes;
@@ -164,6 +169,8 @@ struct Shared {
     /// Held while blobs and layers are renamed into their places or out of them: between looking
     /// whether one is needed and moving it, nobody may come to need it.
     content: Mutex<()>,
+    /// Held while a layer is unpacked again, so that two who want it do it once.
+    healing: Mutex<()>,
     // last: everything else is closed before another process may open the store
     _lock: RootLock,
 }
@@ -198,6 +205,7 @@ impl Store {
                 reserve,
                 queue: Arc::default(),
                 content: Mutex::default(),
+                healing: Mutex::default(),
                 _lock: lock,
             }),
             worker: Mutex::default(),
@@ -263,6 +271,11 @@ impl Store {
                 tracing::warn!(container = id, %error, "the record's copy stays behind");
             }
         }
+        if work.layers
+            && let Err(error) = self.stabilise_layers()
+        {
+            tracing::warn!(%error, "unpacked layers are not marked stable yet");
+        }
         let left = if work.reap {
             trash::reap(&self.root().join("trash/reap"), &|| self.queue().stopped())
         } else {
@@ -287,6 +300,9 @@ impl Store {
             if let Err(error) = self.copy_record(&id) {
                 tracing::warn!(container = id, %error, "the record's copy stays behind");
             }
+        }
+        if let Err(error) = self.stabilise_layers() {
+            tracing::warn!(%error, "unpacked layers will be unpacked again");
         }
         if let Err(error) = self.meta().checkpoint() {
             tracing::warn!(%error, "the database's log is not folded in");
@@ -329,6 +345,16 @@ impl Store {
 
     fn reserve_size(&self) -> u64 {
         self.shared.reserve
+    }
+
+    /// See [`Shared::healing`].
+    pub(crate) fn healing_lock(&self) -> std::sync::MutexGuard<'_, ()> {
+        meta::lock(&self.shared.healing)
+    }
+
+    /// Has the background thread sync what was unpacked.
+    pub(crate) fn request_stabilise(&self) {
+        self.queue().add(|p| p.layers = true);
     }
 
     /// See [`Shared::content`].

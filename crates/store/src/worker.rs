@@ -19,11 +19,13 @@ pub(crate) struct Pending {
     /// Ids of containers whose `record.json` may be older than the row.
     pub(crate) records: BTreeSet<String>,
     pub(crate) reap: bool,
+    /// There are unpacked layers that are not on disk yet.
+    pub(crate) layers: bool,
 }
 
 impl Pending {
     fn is_empty(&self) -> bool {
-        self.records.is_empty() && !self.reap
+        self.records.is_empty() && !self.reap && !self.layers
     }
 }
 

@@ -10,6 +10,7 @@
 
 pub mod activation;
 pub mod fault;
+pub mod file;
 pub mod fdpass;
 pub mod fork;
 pub mod malloc;

@@ -28,7 +28,8 @@ use crate::reference::ReferenceError;
 use crate::tar::TarError;
 use crate::unpack::UnpackError;
 
-pub(crate) use index::SCHEMA;
+pub(crate) use index::{SCHEMA, hex_of, referenced_blobs, referenced_layers};
+pub use index::ImagesUsage;
 pub use remove::{RemoveOptions, Removed};
 
 /// An image as the index has it.

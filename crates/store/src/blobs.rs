@@ -1,0 +1,310 @@
+//! Blobs: from a stream to a durable, verified file.
+//!
+//! ```text
+//! staging/blob-<random>   being written and hashed; readers may follow the writer
+//!         | fsync (its pages were sent to the disk while it was written)
+//!         v rename, under the content lock, leased
+//! blobs/sha256/ab/<hex>   + fsync of the directory, before the index refers to it
+//! ```
+//! An existing blob is replaced by the new copy: that heals one that was damaged on disk.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex};
+
+use sha2::{Digest as _, Sha256};
+use sys::fault::point;
+
+use crate::Store;
+use crate::disk::{self, Context as _, DiskError};
+use crate::images::{LayerError, hex_of};
+use crate::leases::{Lease, Resource};
+use crate::meta::lock;
+
+/// Pages are sent to the disk in pieces of this size, so that the sync at the end has little left.
+const WRITE_OUT: u64 = 8 << 20;
+/// How often the free space is looked at.
+const LOOK_EVERY: u64 = 32 << 20;
+/// Left free besides the store's reserve.
+pub(crate) const KEEP_FREE: u64 = 32 << 20;
+
+/// A file in staging that grows, is then sealed, and is removed unless it was kept.
+#[derive(Debug)]
+pub(crate) struct Staged {
+    pub(crate) path: PathBuf,
+    file: File,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    len: u64,
+    sealed: bool,
+    failed: bool,
+    kept: bool,
+}
+
+impl Drop for Staged {
+    fn drop(&mut self) {
+        if !lock(&self.state).kept {
+            disk::discard(&self.path);
+        }
+    }
+}
+
+impl Staged {
+    pub(crate) fn create(path: PathBuf) -> Result<Arc<Self>, DiskError> {
+        let open = || {
+            point("store.blob.create")?;
+            File::options()
+                .read(true)
+                .write(true)
+                .create_new(true)
+                .open(&path)
+        };
+        let file = open().on("make", &path)?;
+        Ok(Arc::new(Self {
+            path,
+            file,
+            state: Mutex::default(),
+            changed: Condvar::new(),
+        }))
+    }
+
+    pub(crate) fn len(&self) -> u64 {
+        lock(&self.state).len
+    }
+
+    /// Followers read to the end and stop.
+    pub(crate) fn seal(&self) {
+        lock(&self.state).sealed = true;
+        self.changed.notify_all();
+    }
+
+    /// Followers get an error.
+    pub(crate) fn fail(&self) {
+        lock(&self.state).failed = true;
+        self.changed.notify_all();
+    }
+
+    pub(crate) fn sync(&self) -> Result<(), DiskError> {
+        disk::sync_file(&self.file, &self.path)
+    }
+
+    /// Reads from the start, waiting for the writer where it must.
+    pub(crate) fn follow(self: &Arc<Self>) -> Follow {
+        Follow {
+            staged: Arc::clone(self),
+            at: 0,
+        }
+    }
+
+    /// The content of a small one.
+    pub(crate) fn read_all(self: &Arc<Self>, limit: u64) -> io::Result<Option<Vec<u8>>> {
+        if self.len() > limit {
+            return Ok(None);
+        }
+        let mut bytes = Vec::new();
+        self.follow().read_to_end(&mut bytes)?;
+        Ok(Some(bytes))
+    }
+}
+
+/// A reader that follows a writer.
+#[derive(Debug)]
+pub(crate) struct Follow {
+    staged: Arc<Staged>,
+    at: u64,
+}
+
+impl Read for Follow {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let mut state = lock(&self.staged.state);
+        while state.len <= self.at && !state.sealed && !state.failed {
+            state = self
+                .staged
+                .changed
+                .wait(state)
+                .unwrap_or_else(std::sync::PoisonError::into_inner);
+        }
+        if state.failed {
+            return Err(io::Error::other("its stream was given up"));
+        }
+        let ready = usize::try_from(state.len - self.at).unwrap_or(usize::MAX);
+        drop(state);
+        let n = ready.min(buf.len());
+        let n = rustix::io::retry_on_intr(|| {
+            rustix::io::pread(&self.staged.file, &mut buf[..n], self.at)
+        })?;
+        self.at += n as u64;
+        Ok(n)
+    }
+}
+
+/// Writes a [`Staged`] and hashes what it writes.
+#[derive(Debug)]
+pub(crate) struct BlobWriter {
+    pub(crate) staged: Arc<Staged>,
+    hash: Sha256,
+    at: u64,
+    sent: u64,
+    looked: u64,
+}
+
+impl BlobWriter {
+    pub(crate) fn new(staged: Arc<Staged>) -> Self {
+        Self {
+            staged,
+            hash: Sha256::new(),
+            at: 0,
+            sent: 0,
+            looked: 0,
+        }
+    }
+
+    pub(crate) fn write(&mut self, data: &[u8]) -> Result<(), DiskError> {
+        let path = &self.staged.path;
+        let mut rest = data;
+        while !rest.is_empty() {
+            let n = rustix::io::retry_on_intr(|| {
+                rustix::io::pwrite(&self.staged.file, rest, self.at)
+            })
+            .on("write", path)?;
+            rest = &rest[n..];
+            self.at += n as u64;
+        }
+        self.hash.update(data);
+        lock(&self.staged.state).len = self.at;
+        self.staged.changed.notify_all();
+        if self.at - self.sent >= WRITE_OUT {
+            sys::file::start_writeback(&self.staged.file, self.sent, self.at - self.sent);
+            self.sent = self.at;
+        }
+        if self.at - self.looked >= LOOK_EVERY {
+            self.looked = self.at;
+            let free = free_space(path)?;
+            if free < KEEP_FREE {
+                return Err(DiskError {
+                    action: "write",
+                    path: path.clone(),
+                    source: io::Error::from(rustix::io::Errno::NOSPC),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the file; answers with its digest. It is not synced yet.
+    pub(crate) fn finish(self) -> Result<String, DiskError> {
+        point("store.blob.written").on("write", &self.staged.path)?;
+        if self.at > self.sent {
+            sys::file::start_writeback(&self.staged.file, self.sent, self.at - self.sent);
+        }
+        self.staged.seal();
+        Ok(format!("sha256:{}", hex::encode(self.hash.finalize())))
+    }
+}
+
+impl io::Write for BlobWriter {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        // the disk's own error is kept, so that "no space" stays visible
+        Self::write(self, buf).map_err(|e| e.source)?;
+        Ok(buf.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+pub(crate) fn free_space(path: &Path) -> Result<u64, DiskError> {
+    let dir = path.parent().unwrap_or(path);
+    let st = rustix::fs::statvfs(dir).on("look at the free space of", dir)?;
+    Ok(st.f_bavail.saturating_mul(st.f_frsize))
+}
+
+impl Store {
+    /// Where a blob is, whether or not there is one.
+    pub(crate) fn blob_path(&self, digest: &str) -> PathBuf {
+        let hex = hex_of(digest).unwrap_or("00");
+        self.blobs_dir().join(&hex[..2]).join(hex)
+    }
+
+    /// Starts a blob in staging.
+    pub(crate) fn stage_blob(&self) -> Result<BlobWriter, DiskError> {
+        Ok(BlobWriter::new(Staged::create(self.staging("blob"))?))
+    }
+
+    /// A small blob in staging, with its digest.
+    pub(crate) fn stage_bytes(&self, bytes: &[u8]) -> Result<(String, Arc<Staged>), DiskError> {
+        let mut writer = self.stage_blob()?;
+        writer.write(bytes)?;
+        let staged = Arc::clone(&writer.staged);
+        Ok((writer.finish()?, staged))
+    }
+
+    /// Syncs staged blobs and puts them in their places, durably. The caller holds the lease until
+    /// the index refers to them.
+    pub(crate) fn keep_blobs(
+        &self,
+        lease: &Lease,
+        blobs: &[(String, Arc<Staged>)],
+    ) -> Result<(), DiskError> {
+        for (_, staged) in blobs {
+            staged.sync()?;
+        }
+        let mut dirs = std::collections::BTreeSet::new();
+        {
+            let _content = self.content_lock();
+            for (digest, staged) in blobs {
+                lease.hold(Resource::Blob(digest.clone()));
+                let path = self.blob_path(digest);
+                let dir = path.parent().expect("a blob lies in a directory").to_owned();
+                if !dir.exists() {
+                    disk::ensure_dir(&dir, 0o700)?;
+                    dirs.insert(self.blobs_dir());
+                }
+                disk::rename(&staged.path, &path)?;
+                lock(&staged.state).kept = true;
+                dirs.insert(dir);
+            }
+        }
+        for dir in dirs {
+            disk::sync_dir(&dir)?;
+        }
+        Ok(())
+    }
+
+    /// Opens a blob; its content is not verified.
+    pub(crate) fn open_blob(&self, digest: &str) -> Result<File, DiskError> {
+        let path = self.blob_path(digest);
+        File::open(&path).on("open", &path)
+    }
+
+    /// Reads a blob to its end and compares its digest.
+    pub(crate) fn verify_blob(&self, digest: &str) -> Result<(), LayerError> {
+        let path = self.blob_path(digest);
+        let mut file = match File::open(&path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                return Err(LayerError::NoBlob {
+                    chain: String::new(),
+                    blob: digest.to_owned(),
+                });
+            }
+            other => other.on("open", &path)?,
+        };
+        let mut hash = Sha256::new();
+        io::copy(&mut file, &mut hash).on("read", &path)?;
+        let found = format!("sha256:{}", hex::encode(hash.finalize()));
+        if found == digest {
+            Ok(())
+        } else {
+            Err(LayerError::WrongBlob {
+                digest: digest.to_owned(),
+                found,
+            })
+        }
+    }
+}
