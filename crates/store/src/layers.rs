@@ -65,6 +65,8 @@ pub(crate) struct BlobFacts<'a> {
     /// For progress and messages.
     pub(crate) name: &'a str,
     pub(crate) size: Option<u64>,
+    /// Nothing else says that the stream is whole: its end must be marked.
+    pub(crate) complete: bool,
 }
 
 impl Store {
@@ -144,7 +146,7 @@ impl Store {
                 Ok(stream) => feed.run(stream, true),
                 Err(_) => None,
             });
-            let unpacked = unpack::unpack(root, sink, limits, lookup, &mut tell);
+            let unpacked = unpack::unpack(root, sink, limits, facts.complete, lookup, &mut tell);
             let unpacked = unpacked.map_err(unpack_error).and_then(|(done, mut rest)| {
                 rest.drain().map_err(tar_io)?;
                 Ok(done)
@@ -286,6 +288,7 @@ impl Store {
         let facts = BlobFacts {
             name: short(&layer.diff),
             size: Some(layer.blob_size),
+            complete: false,
         };
         let staged = self.stage_layer(file, facts, Some(lowers), progress)?;
         if staged.diff != layer.diff {
@@ -393,7 +396,7 @@ impl Store {
     }
 }
 
-pub(crate) fn read_up_to(source: &mut impl Read, buf: &mut [u8]) -> io::Result<usize> {
+pub(crate) fn read_up_to(source: &mut (impl Read + ?Sized), buf: &mut [u8]) -> io::Result<usize> {
     let mut n = 0;
     while n < buf.len() {
         match source.read(&mut buf[n..]) {
@@ -488,6 +491,37 @@ pub(crate) fn look_below(lowers: &[PathBuf], path: &[u8]) -> io::Result<Lower> {
         }
     }
     Ok(Lower::Nothing)
+}
+
+/// What `lstat` says of a path in the stack of layers (top first).
+pub(crate) fn stat_below(lowers: &[PathBuf], path: &[u8]) -> io::Result<Option<tree::Stat>> {
+    for layer in lowers {
+        let ends = (0..path.len())
+            .filter(|i| path[*i] == b'/')
+            .chain(std::iter::once(path.len()));
+        let mut hidden = is_opaque(layer)?;
+        for end in ends {
+            let stat = match tree::stat_path(layer, &path[..end]) {
+                Ok(stat) => stat,
+                Err(e) if e.kind() == io::ErrorKind::NotFound => break,
+                Err(e) => return Err(e),
+            };
+            if stat.node == Node::Whiteout {
+                return Ok(None);
+            }
+            if end == path.len() {
+                return Ok(Some(stat));
+            }
+            if stat.node != Node::Directory {
+                return Ok(None);
+            }
+            hidden |= is_opaque(&tree::on_disk(layer, &path[..end]))?;
+        }
+        if hidden {
+            return Ok(None);
+        }
+    }
+    Ok(None)
 }
 
 pub(crate) fn is_opaque(dir: &Path) -> io::Result<bool> {

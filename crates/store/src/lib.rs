@@ -21,6 +21,7 @@
 //!
 //! Lock order: `meta` queue, `meta` writer, lease table; none is held across another's I/O.
 
+mod archive;
 pub mod archive_path;
 mod blobs;
 mod boot;

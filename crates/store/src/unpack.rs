@@ -34,8 +34,8 @@ use crate::tar::{Entry, Kind, Reader, TarError, Time, printable};
 use crate::tree;
 
 pub(crate) const OPAQUE: &str = "trusted.overlay.opaque";
-const WHITEOUT_PREFIX: &[u8] = b".wh.";
-const OPAQUE_MARK: &[u8] = b".wh..wh..opq";
+pub(crate) const WHITEOUT_PREFIX: &[u8] = b".wh.";
+pub(crate) const OPAQUE_MARK: &[u8] = b".wh..wh..opq";
 const RESERVED_PREFIX: &[u8] = b".wh..wh.";
 const MAX_DEPTH: usize = 1024;
 const MAX_LINKS: usize = 40;
@@ -119,6 +119,7 @@ pub(crate) fn unpack<R: BufRead>(
     root: OwnedFd,
     source: R,
     limits: Limits,
+    complete: bool,
     lower: Option<&LowerLookup<'_>>,
     progress: &mut dyn FnMut(u64),
 ) -> Result<(Unpacked, R), UnpackError> {
@@ -138,6 +139,12 @@ pub(crate) fn unpack<R: BufRead>(
     while let Some(entry) = reader.next_entry()? {
         out.entry(&entry, &mut reader)?;
         progress(reader.offset());
+    }
+    if complete && !reader.saw_end_marker() {
+        return Err(UnpackError::Tar(TarError::Truncated {
+            offset: reader.offset(),
+            within: "the list of entries".into(),
+        }));
     }
     let unpacked = out.finish()?;
     Ok((unpacked, reader.into_inner()))
@@ -821,7 +828,7 @@ pub(crate) fn clean(path: &[u8]) -> Result<Vec<u8>, &'static str> {
     Ok(out)
 }
 
-fn split(path: &[u8]) -> (&[u8], &[u8]) {
+pub(crate) fn split(path: &[u8]) -> (&[u8], &[u8]) {
     match path.iter().rposition(|b| *b == b'/') {
         Some(i) => (&path[..i], &path[i + 1..]),
         None => (b"", path),

@@ -1,6 +1,22 @@
-use super::{CommitError, CommitRequest, LoadError};
+//! Committing a container: its changes become a layer on top of the image it stands on.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::sync::Arc;
+
+use sha2::{Digest as _, Sha256};
+
+use super::import::{NewParts, full_name};
+use super::publish::Batch;
+use super::{CommitError, CommitRequest, Compression, ImageInfo, LayerInfo, LoadError};
 use crate::Store;
-use crate::progress::Progress;
+use crate::archive::{LAYER_GZIP, LAYER_PLAIN, LAYER_ZSTD};
+use crate::blobs::{BlobWriter, Staged};
+use crate::config::{History, ImageConfig, apply_change};
+use crate::diff::{DiffError, excluded, pack_upper};
+use crate::layers::{BlobFacts, chain_id};
+use crate::leases::Resource;
+use crate::progress::{Action, Progress, Update};
 
 impl Store {
     /// Makes an image of a container's changes on top of the image it stands on; answers with its
@@ -13,7 +29,176 @@ impl Store {
         request: &CommitRequest,
         progress: &dyn Progress,
     ) -> Result<String, CommitError> {
-        let (_, _) = (request, progress);
-        Err(LoadError::NotAnImage.into())
+        let name = full_name(request.reference.as_deref())?;
+        let mut run = request.config.clone();
+        for change in &request.changes {
+            apply_change(&mut run, change)?;
+        }
+        let parent = self.image(&request.parent)?;
+        let lease = self.lease();
+        lease.hold(Resource::Image(parent.id.clone()));
+        let (blob, staged, diff) = self.pack_container(request, progress)?;
+        let facts = BlobFacts {
+            name: "commit",
+            size: Some(staged.len()),
+            complete: true,
+        };
+        let lowers = self.rootfs_layers(&parent.id)?;
+        let layer = self
+            .stage_layer(staged.follow(), facts, Some(&lowers), progress)
+            .map_err(LoadError::from)?;
+        let below = parent.layers.last().map(|l| l.chain.as_str());
+        let mut layers = parent.layers.clone();
+        layers.push(LayerInfo {
+            chain: chain_id(below, &diff),
+            diff,
+            blob: blob.clone(),
+            media_type: match request.compression {
+                Compression::Gzip => LAYER_GZIP,
+                Compression::Zstd => LAYER_ZSTD,
+                Compression::None => LAYER_PLAIN,
+            }
+            .into(),
+            blob_size: staged.len(),
+            size: 0,
+        });
+        let parts = NewParts {
+            config: committed_config(request, &parent, run),
+            layers,
+            parent: Some(parent.id.clone()),
+            name,
+        };
+        let batch = Batch {
+            blobs: BTreeMap::from([(blob.clone(), staged)]),
+            layers: BTreeMap::from([(blob, layer)]),
+            images: Vec::new(),
+        };
+        Ok(self.publish_new(parts, batch, progress)?)
+    }
+
+    /// The changes as a blob in staging, with its digest and that of its content.
+    fn pack_container(
+        &self,
+        request: &CommitRequest,
+        progress: &dyn Progress,
+    ) -> Result<(String, Arc<Staged>, String), CommitError> {
+        if self.driver() == crate::Driver::Vfs {
+            return Err(DiffError::Vfs.into());
+        }
+        let upper = self.container_fs(&request.container).upper;
+        let writer = self.stage_blob().map_err(LoadError::from)?;
+        let staged = Arc::clone(&writer.staged);
+        let sink = Hashing {
+            inner: Packed::new(writer, request.compression).map_err(DiffError::Write)?,
+            hash: Sha256::new(),
+            done: 0,
+            told: 0,
+            progress,
+        };
+        let sink = pack_upper(&upper, &excluded(&request.exclude), sink)?;
+        let diff = format!("sha256:{}", hex::encode(sink.hash.finalize()));
+        let writer = sink.inner.finish().map_err(DiffError::Write)?;
+        let blob = writer.finish().map_err(LoadError::from)?;
+        Ok((blob, staged, diff))
+    }
+}
+
+fn committed_config(
+    request: &CommitRequest,
+    parent: &ImageInfo,
+    run: crate::config::RunConfig,
+) -> ImageConfig {
+    let now = crate::now();
+    let mut config = ImageConfig::clone(&parent.config);
+    let command = run.cmd.clone().unwrap_or_default().join(" ");
+    config.config = run;
+    config.created.clone_from(&now);
+    config.author.clone_from(&request.author);
+    config.comment.clone_from(&request.message);
+    // what Docker's builder of old noted about its own container
+    for key in ["container", "container_config", "id", "parent"] {
+        config.other.remove(key);
+    }
+    config.history.push(History {
+        created: now,
+        created_by: command,
+        author: request.author.clone(),
+        comment: request.message.clone(),
+        ..History::default()
+    });
+    config
+}
+
+/// A compressor whose output does not depend on anything but its input.
+enum Packed {
+    Plain(BlobWriter),
+    Gzip(Box<flate2::write::GzEncoder<BlobWriter>>),
+    Zstd(Box<zstd::stream::write::Encoder<'static, BlobWriter>>),
+}
+
+impl Packed {
+    fn new(inner: BlobWriter, compression: Compression) -> io::Result<Self> {
+        Ok(match compression {
+            Compression::None => Self::Plain(inner),
+            Compression::Gzip => Self::Gzip(Box::new(
+                // no name, no time in the header
+                flate2::GzBuilder::new().write(inner, flate2::Compression::new(6)),
+            )),
+            Compression::Zstd => {
+                Self::Zstd(Box::new(zstd::stream::write::Encoder::new(inner, 3)?))
+            }
+        })
+    }
+
+    fn finish(self) -> io::Result<BlobWriter> {
+        match self {
+            Self::Plain(w) => Ok(w),
+            Self::Gzip(w) => w.finish(),
+            Self::Zstd(w) => w.finish(),
+        }
+    }
+}
+
+impl Write for Packed {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Plain(w) => w.write_all(buf).map(|()| buf.len()),
+            Self::Gzip(w) => w.write(buf),
+            Self::Zstd(w) => w.write(buf),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+struct Hashing<'a> {
+    inner: Packed,
+    hash: Sha256,
+    done: u64,
+    told: u64,
+    progress: &'a dyn Progress,
+}
+
+impl Write for Hashing<'_> {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        let n = self.inner.write(buf)?;
+        self.hash.update(&buf[..n]);
+        self.done += n as u64;
+        if self.done - self.told >= 1 << 20 {
+            self.told = self.done;
+            self.progress.update(&Update {
+                id: "commit",
+                action: Action::Compressing,
+                done: self.done,
+                total: None,
+            });
+        }
+        Ok(n)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }

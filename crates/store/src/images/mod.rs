@@ -15,6 +15,7 @@ mod commit;
 mod import;
 mod index;
 mod load;
+mod publish;
 mod remove;
 mod save;
 
@@ -28,7 +29,7 @@ use crate::reference::ReferenceError;
 use crate::tar::TarError;
 use crate::unpack::UnpackError;
 
-pub(crate) use index::{SCHEMA, hex_of, referenced_blobs, referenced_layers};
+pub(crate) use index::{NewImage, SCHEMA, hex_of, referenced_blobs, referenced_layers};
 pub use index::ImagesUsage;
 pub use remove::{RemoveOptions, Removed};
 
