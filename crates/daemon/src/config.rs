@@ -57,6 +57,7 @@ pub struct ContainerDefaults {
     pub cgroupns_mode: NamespaceMode,
     pub init: bool,
     pub no_new_privileges: bool,
+    pub log: LogSpec,
 }
 
 /// Where the API is served.
@@ -180,6 +181,7 @@ pub fn read(args: &[OsString]) -> Result<Request, ConfigError> {
         let place = format!("--{}", key.flag);
         apply(&mut config, key, list).map_err(|problem| ConfigError::Key { place, problem })?;
     }
+    config.defaults.log.clone_from(&config.log);
     if config.hosts.is_empty() {
         config.hosts = vec![host(DEFAULT_HOST).map_err(ConfigError::Argument)?];
     }

@@ -135,7 +135,7 @@ fn host(h: HostConfig, defaults: &ContainerDefaults) -> Result<HostSpec, Failure
         group_add: h.group_add.unwrap_or_default(),
         oom_score_adj: h.oom_score_adj,
         shm_size: Some(shm).filter(|s| *s > 0).or(defaults.shm_size),
-        log: log(h.log_config)?,
+        log: log(h.log_config, &defaults.log)?,
         masked_paths: h.masked_paths,
         readonly_paths: h.readonly_paths,
         extra_hosts: h.extra_hosts.unwrap_or_default(),
@@ -223,20 +223,28 @@ pub(crate) fn restart(
     Ok(model::RestartPolicy { kind, max_retries })
 }
 
-fn log(config: LogConfig) -> Result<LogSpec, Failure> {
-    let options = config.config.unwrap_or_default();
-    if !config.r#type.is_empty() {
-        log_driver(&config.r#type).map_err(Failure::unsupported)?;
+/// The daemon's options are those of its driver: they hold where that driver is used.
+fn log(config: LogConfig, default: &LogSpec) -> Result<LogSpec, Failure> {
+    let mut options = config.config.unwrap_or_default();
+    let driver = if config.r#type.is_empty() {
+        default.driver.clone()
+    } else {
+        config.r#type
+    };
+    if !driver.is_empty() {
+        log_driver(&driver).map_err(Failure::unsupported)?;
     }
-    if config.r#type != "none" {
+    if driver != "none" {
         for name in options.keys() {
             log_option(name).map_err(Failure::unsupported)?;
         }
     }
-    Ok(LogSpec {
-        driver: config.r#type,
-        options,
-    })
+    if driver == default.driver {
+        for (name, value) in &default.options {
+            options.entry(name.clone()).or_insert_with(|| value.clone());
+        }
+    }
+    Ok(LogSpec { driver, options })
 }
 
 fn device(d: api::container::DeviceMapping) -> model::DeviceSpec {
