@@ -275,21 +275,28 @@ pub struct FsckFinding {
     pub repaired: bool,
 }
 
-/// `GET /plimsoll/doctor` (our extension).
+/// `GET /plimsoll/doctor` (our extension): the checks that only read.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "PascalCase")]
 pub struct DoctorReport {
-    /// `ready`, `degraded`, `unfit`
+    /// `works`, `caveats`, `forbidden`
     pub verdict: String,
-    pub checks: Vec<DoctorCheck>,
+    pub kernel: String,
+    pub data_root: String,
+    pub file_system: String,
+    /// Worst first.
+    pub findings: Vec<DoctorFinding>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "PascalCase")]
-pub struct DoctorCheck {
-    pub name: String,
+pub struct DoctorFinding {
+    pub check: String,
+    /// `probe`, `read`, `build`
     pub tier: String,
-    pub outcome: String,
-    pub evidence: String,
+    pub verdict: String,
+    pub saw: String,
     pub advice: String,
+    /// Where it is recorded that this matters.
+    pub evidence: String,
 }

@@ -40,6 +40,8 @@ pub struct Config {
     /// The file that was read, for SIGHUP.
     pub file: Option<PathBuf>,
     pub debug: bool,
+    /// Start although the doctor forbids this host.
+    pub carry_anyway: bool,
     pub log_level: tracing::Level,
     /// Owner of the unix sockets; `docker` where it exists, if none is given.
     pub group: Option<String>,
@@ -101,6 +103,7 @@ impl Default for Config {
             pidfile: None,
             file: None,
             debug: false,
+            carry_anyway: false,
             log_level: tracing::Level::INFO,
             group: None,
             labels: Vec::new(),
@@ -343,6 +346,7 @@ fn apply(config: &mut Config, key: &Key, values: &[String]) -> Result<(), String
         "exec-root" => config.exec_root = absolute(last)?,
         "pidfile" => config.pidfile = Some(absolute(last)?),
         "debug" => config.debug = boolean(last)?,
+        "carry-anyway" => config.carry_anyway = boolean(last)?,
         "log-level" => config.log_level = level(last)?,
         "group" => config.group = Some(last.to_owned()),
         "label" => config.labels = values.to_vec(),

@@ -7,11 +7,14 @@
 
 use std::ffi::OsString;
 use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use engine::{Engine, EngineConfig};
+use host::Facts;
+use host::doctor::{self, Verdict};
 use tokio::net::UnixListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::filter::LevelFilter;
@@ -28,6 +31,10 @@ use crate::pidfile::{PidFile, PidFileError};
 const WORKERS: usize = 2;
 /// Bound of the threads for blocking work: loads, copies, file systems.
 const BLOCKING_THREADS: usize = 64;
+/// For all probes of the host together.
+const PROBE_DEADLINE: Duration = Duration::from_secs(10);
+/// Seconds between the stop signal and SIGKILL, as dockerd.
+const STOP_TIMEOUT: i64 = 10;
 /// How long the end waits for calls in flight.
 const DRAIN: Duration = Duration::from_secs(5);
 
@@ -42,6 +49,18 @@ pub(crate) enum RunError {
     Executor(#[source] io::Error),
     #[error("start the engine")]
     Engine(#[from] engine::StartError),
+    #[error("make the directory {path}")]
+    Directory {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("look at the host")]
+    Host(#[from] host::ProbeError),
+    #[error(
+        "this host must not carry containers: {0}; see plimsoll doctor, or start with --carry-anyway"
+    )]
+    Unfit(String),
     #[error("catch signals")]
     Signals(#[source] io::Error),
 }
@@ -52,6 +71,8 @@ pub(crate) fn run(config: Config, args: Vec<OsString>) -> Result<(), RunError> {
     sys::malloc::keep_small();
     let level = log_to_stderr(config.level());
     let _pidfile = PidFile::create(&config.pidfile())?;
+    // before any thread is there: probing forks
+    let facts = look_at_host(&config)?;
     let sockets = listen(&config.hosts, config.group.as_deref())?;
     let executor = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)
@@ -61,10 +82,48 @@ pub(crate) fn run(config: Config, args: Vec<OsString>) -> Result<(), RunError> {
         .enable_all()
         .build()
         .map_err(RunError::Executor)?;
-    let done = executor.block_on(main_loop(config, args, sockets, level));
+    let done = executor.block_on(main_loop(config, facts, args, sockets, level));
     // blocking work that hangs (a dead file system) must not keep the process
     executor.shutdown_timeout(Duration::from_millis(100));
     done
+}
+
+/// P6: what the host can do is tried, not read off version numbers; and it is told what to mind.
+fn look_at_host(config: &Config) -> Result<Facts, RunError> {
+    for (path, mode) in [(&config.data_root, 0o711), (&config.exec_root, 0o711)] {
+        let mut builder = std::fs::DirBuilder::new();
+        let made = builder.recursive(true).mode(mode).create(path);
+        made.map_err(|source| RunError::Directory {
+            path: path.clone(),
+            source,
+        })?;
+    }
+    let began = Instant::now();
+    let facts = Facts::load_or_probe(&config.data_root, &config.exec_root, PROBE_DEADLINE)?;
+    let report = doctor::examine(&doctor::Context::gather(&facts, doctor::Depth::Quick)?);
+    for finding in report.of(Verdict::Caveats) {
+        tracing::warn!(
+            "host: {}: {}; {}",
+            finding.check,
+            finding.saw,
+            finding.advice
+        );
+    }
+    let forbidden: Vec<String> = report
+        .of(Verdict::Forbidden)
+        .map(|f| format!("{}: {}", f.check, f.saw))
+        .collect();
+    if !forbidden.is_empty() {
+        if !config.carry_anyway {
+            return Err(RunError::Unfit(forbidden.join("; ")));
+        }
+        tracing::error!(
+            "started against the doctor's advice: {}",
+            forbidden.join("; ")
+        );
+    }
+    tracing::debug!("looked at the host in {:?}", began.elapsed());
+    Ok(facts)
 }
 
 fn log_to_stderr(level: tracing::Level) -> LevelHandle {
@@ -85,18 +144,19 @@ fn log_to_stderr(level: tracing::Level) -> LevelHandle {
 
 async fn main_loop(
     config: Config,
+    facts: Facts,
     args: Vec<OsString>,
     sockets: Vec<Socket>,
     level: LevelHandle,
 ) -> Result<(), RunError> {
-    let started = std::time::Instant::now();
+    let started = Instant::now();
     let on = |kind| signal(kind).map_err(RunError::Signals);
     let (mut term, mut int, mut hup) = (
         on(SignalKind::terminate())?,
         on(SignalKind::interrupt())?,
         on(SignalKind::hangup())?,
     );
-    let engine = Engine::start(engine_config(&config)).await?;
+    let engine = Engine::start(engine_config(&config, facts)).await?;
     let api = Arc::new(Api::new(engine.clone(), config.clone()));
     let mut serving = Vec::new();
     for socket in &sockets {
@@ -193,13 +253,14 @@ fn reload_config(args: &[OsString], current: &mut Config, level: &LevelHandle, a
     }
 }
 
-fn engine_config(config: &Config) -> EngineConfig {
+fn engine_config(config: &Config, facts: Facts) -> EngineConfig {
     EngineConfig {
         data_root: config.data_root.clone(),
         exec_root: config.exec_root.clone(),
         labels: config.labels.clone(),
         log: config.log.clone(),
-        stop_timeout: 10,
+        stop_timeout: STOP_TIMEOUT,
+        facts: Arc::new(facts),
         spawner: None,
         debug: config.debug,
     }

@@ -20,6 +20,7 @@ pub struct EngineConfig {
     /// Seconds between the stop signal and SIGKILL where neither the container nor the call says.
     pub stop_timeout: i64,
 
+    pub facts: Arc<host::Facts>,
     /// Program and leading arguments that become the spawner; absent: this binary, `spawner`.
     pub spawner: Option<PathBuf>,
     pub debug: bool,

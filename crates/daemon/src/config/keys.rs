@@ -187,6 +187,12 @@ pub(super) const KEYS: &[Key] = &[
         Kind::Map,
         "Where a container does not say",
     ),
+    // ours, not dockerd's
+    yes(
+        "carry-anyway",
+        Kind::Bool,
+        "Start although plimsoll doctor forbids this host",
+    ),
     yes(
         "default-shm-size",
         Kind::Text,

@@ -1,6 +1,10 @@
 //! Our own extensions, under `/plimsoll/`.
 
-use super::answer::Answer;
+use api::system::{DoctorFinding, DoctorReport};
+use host::doctor::{self, Depth};
+use hyper::StatusCode;
+
+use super::answer::{Answer, ok};
 use super::call::Call;
 use super::failure::Failure;
 
@@ -9,7 +13,37 @@ pub(super) async fn fsck(_: Call) -> Answer {
     Err(Failure::not_built("fsck over the API"))
 }
 
-/// `GET /plimsoll/doctor`
-pub(super) async fn doctor(_: Call) -> Answer {
-    Err(Failure::not_built("doctor over the API"))
+/// `GET /plimsoll/doctor`: what only has to be read. `plimsoll doctor` also tries what takes time.
+pub(super) async fn doctor(call: Call) -> Answer {
+    let facts = std::sync::Arc::clone(&call.engine().config().facts);
+    let looked =
+        tokio::task::spawn_blocking(move || doctor::Context::gather(&facts, Depth::Quick)).await;
+    let failed = |e: &dyn std::error::Error| {
+        Failure::new(StatusCode::INTERNAL_SERVER_ERROR, crate::chain(e))
+    };
+    let context = looked.map_err(|e| failed(&e))?.map_err(|e| failed(&e))?;
+    let report = doctor::examine(&context);
+    let word = |tier: doctor::Tier| match tier {
+        doctor::Tier::Probe => "probe",
+        doctor::Tier::Read => "read",
+        doctor::Tier::Build => "build",
+    };
+    ok(&DoctorReport {
+        verdict: report.verdict.to_string(),
+        kernel: report.kernel,
+        data_root: report.data_root.display().to_string(),
+        file_system: report.file_system,
+        findings: report
+            .findings
+            .into_iter()
+            .map(|f| DoctorFinding {
+                check: f.check.to_owned(),
+                tier: word(f.tier).to_owned(),
+                verdict: f.verdict.to_string(),
+                saw: f.saw,
+                advice: f.advice,
+                evidence: f.evidence.to_owned(),
+            })
+            .collect(),
+    })
 }
