@@ -55,6 +55,21 @@ impl Error {
         text
     }
 
+    /// For `map_err`: an I/O error with what was tried. A full disk has a class of its own.
+    pub(crate) fn io(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> Self {
+        let what = what.into();
+        move |e| Self::caused(class_of(&e), what, e)
+    }
+
+    /// For `map_err`: an error of the store or another crate, with what was tried.
+    pub(crate) fn store<E>(what: impl Into<String>) -> impl FnOnce(E) -> Self
+    where
+        E: StdError + Send + Sync + 'static,
+    {
+        let what = what.into();
+        move |e| Self::caused(class_of(&e), what, e)
+    }
+
     pub(crate) fn invalid(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::InvalidArgument, message)
     }
@@ -82,6 +97,23 @@ impl Error {
     pub(crate) fn internal(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Internal, message)
     }
+}
+
+/// A full disk is found anywhere in the chain of causes.
+fn class_of(error: &(dyn StdError + 'static)) -> ErrorKind {
+    let mut cause = Some(error);
+    while let Some(e) = cause {
+        if let Some(io) = e.downcast_ref::<std::io::Error>()
+            && matches!(
+                io.kind(),
+                std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded
+            )
+        {
+            return ErrorKind::NoSpace;
+        }
+        cause = e.source();
+    }
+    ErrorKind::Internal
 }
 
 impl fmt::Display for Error {

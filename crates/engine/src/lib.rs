@@ -1,58 +1,63 @@
 //! The domain: containers, images, volumes; one actor per container; events; reconcile at start.
 
+mod container;
+mod create;
+mod devices;
 mod error;
+mod etc;
+mod events;
+mod files;
+mod images;
+mod info;
+mod inner;
+mod logs;
 pub mod model;
+mod names;
+mod ocispec;
 pub mod pipe;
+mod procfs;
+mod prune;
+mod reconcile;
+mod registry;
+mod restart;
+mod security;
+mod sizes;
+mod start;
+#[cfg(test)]
+mod testing;
 mod views;
+mod volumes;
 
 use std::future::Future;
 use std::io::Read;
-use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use tokio::net::UnixStream;
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 pub use error::Error;
+pub use start::StartError;
 pub use views::*;
 
-use model::ContainerSpec;
+use container::{Attachment, Command, Live};
+use inner::{Inner, ask, ask_within};
+use model::{ContainerSpec, ErrorKind};
 use pipe::ByteReceiver;
+use registry::Entry;
 
-/// Why an engine could not start.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum StartError {
-    #[error("open the store at {path}")]
-    Store {
-        path: PathBuf,
-        #[source]
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
-    #[error("prepare {path}")]
-    Directory {
-        path: PathBuf,
-        #[source]
-        source: std::io::Error,
-    },
-    #[error("start the spawner")]
-    Spawner {
-        #[source]
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
-}
+/// Of calls that last as long as the caller allowed a container to live on.
+const FOR_EVER: Duration = Duration::from_secs(u32::MAX as u64);
+const REGISTER_DEADLINE: Duration = Duration::from_secs(10);
 
-/// A handle on a running engine. Cloning is cheap; all clones are the same engine.
+/// A handle on a running engine. Cloning is cheap; all clones are the same engine. When the last
+/// one is dropped the engine ends; containers go on.
 #[derive(Debug, Clone)]
 pub struct Engine {
     inner: Arc<Inner>,
-}
-
-#[derive(Debug)]
-struct Inner {
-    config: EngineConfig,
+    _life: Arc<start::Life>,
 }
 
 /// What `wait` answers with: registered already, resolves at the exit or removal waited for.
@@ -83,8 +88,61 @@ impl LogLines {
     }
 }
 
-fn later<T>() -> Result<T, Error> {
-    Err(Error::unsupported("not built yet"))
+fn shim_error(what: &'static str) -> impl FnOnce(shim::ShimError) -> Error {
+    move |e| match &e {
+        shim::ShimError::Gone { .. } => Error::conflict(e.to_string()),
+        shim::ShimError::NoSuchExec { .. } => Error::not_found(e.to_string()),
+        shim::ShimError::Deadline { .. } => Error::caused(ErrorKind::Timeout, what, e),
+        _ => Error::store(what)(e),
+    }
+}
+
+/// The view shows it a little later; nobody waits for that.
+fn tell_execs_changed(entry: &Entry) {
+    let full = entry.commands.try_send(Command::ExecsChanged).is_err();
+    tracing::trace!(full, "exec instances changed");
+}
+
+async fn attach(entry: &Entry, options: AttachOptions) -> Result<UnixStream, Error> {
+    let attachment = ask(entry, |reply| Command::Attach { options, reply }).await?;
+    let stream = match attachment {
+        Attachment::Kept(stream) => stream,
+        Attachment::Live(live) => {
+            let wanted = shim::AttachOptions {
+                stdin: options.stdin,
+                stdout: options.stdout,
+                stderr: options.stderr,
+                ..shim::AttachOptions::default()
+            };
+            let stream = live.shim.attach(&wanted).await;
+            let stream = stream.map_err(shim_error("attach"))?;
+            stream
+                .set_nonblocking(true)
+                .map_err(Error::io("prepare a socket"))?;
+            stream
+        }
+    };
+    UnixStream::from_std(stream).map_err(Error::io("prepare a socket"))
+}
+
+impl Engine {
+    fn entry(&self, id: &str) -> Result<Arc<Entry>, Error> {
+        self.inner.containers.find(id)
+    }
+
+    fn exec(&self, id: &str) -> Result<Arc<container::ExecCell>, Error> {
+        let found = self.inner.execs.get(id);
+        found.ok_or_else(|| Error::not_found(format!("No such exec instance: {id}")))
+    }
+
+    async fn live(&self, id: &str) -> Result<Live, Error> {
+        let entry = self.entry(id)?;
+        ask(&entry, |reply| Command::Live {
+            unpaused: false,
+            reply,
+        })
+        .await
+    }
 }
 
 /// The engine's life.
@@ -94,13 +152,13 @@ impl Engine {
     /// # Errors
     /// When the store cannot be opened or the spawner cannot be started; never for one container.
     pub async fn start(config: EngineConfig) -> Result<Self, StartError> {
-        Ok(Self {
-            inner: Arc::new(Inner { config }),
-        })
+        start::start(config).await
     }
 
     /// Ends the engine; containers go on.
-    pub async fn shutdown(&self) {}
+    pub async fn shutdown(&self) {
+        start::shutdown(&self.inner).await;
+    }
 
     #[must_use]
     pub fn config(&self) -> &EngineConfig {
@@ -109,12 +167,16 @@ impl Engine {
 
     #[must_use]
     pub fn snapshot(&self) -> Arc<Snapshot> {
-        Arc::new(Snapshot::default())
+        Arc::new(Snapshot {
+            containers: self.inner.containers.views(),
+            images: self.inner.images.load_full(),
+            volumes: self.inner.volumes.load_full(),
+        })
     }
 
     #[must_use]
     pub fn info(&self) -> Info {
-        Info::default()
+        info::info(&self.inner)
     }
 
     /// What was, oldest first, between the two times (nanoseconds since 1970), and what comes.
@@ -125,8 +187,7 @@ impl Engine {
         since: Option<i64>,
         until: Option<i64>,
     ) -> (Vec<Arc<Event>>, broadcast::Receiver<Arc<Event>>) {
-        let _ = (since, until);
-        (Vec::new(), broadcast::channel(1).1)
+        self.inner.events.replay(since, until)
     }
 }
 
@@ -135,7 +196,7 @@ impl Engine {
     /// # Errors
     /// `NotFound`, or `InvalidArgument` when a prefix is ambiguous.
     pub fn find(&self, id: &str) -> Result<Arc<ContainerView>, Error> {
-        Err(Error::not_found(format!("No such container: {id}")))
+        Ok(self.entry(id)?.view.load_full())
     }
 
     pub async fn create(
@@ -143,14 +204,12 @@ impl Engine {
         name: Option<String>,
         spec: ContainerSpec,
     ) -> Result<Created, Error> {
-        let _ = (name, spec);
-        later()
+        create::create(&self.inner, name, spec).await
     }
 
     /// Named so because `start` starts an engine.
     pub async fn start_container(&self, id: &str) -> Result<(), Error> {
-        let _ = id;
-        later()
+        ask(&*self.entry(id)?, |reply| Command::Start { reply }).await
     }
 
     /// `timeout` in seconds; -1: for ever.
@@ -160,8 +219,14 @@ impl Engine {
         signal: Option<&str>,
         timeout: Option<i64>,
     ) -> Result<(), Error> {
-        let _ = (id, signal, timeout);
-        later()
+        let signal = signal.map(names::signal).transpose()?;
+        // waits as long as the caller lets the container live
+        ask_within(&*self.entry(id)?, FOR_EVER, |reply| Command::Stop {
+            signal,
+            timeout,
+            reply,
+        })
+        .await
     }
 
     pub async fn restart(
@@ -170,89 +235,139 @@ impl Engine {
         signal: Option<&str>,
         timeout: Option<i64>,
     ) -> Result<(), Error> {
-        let _ = (id, signal, timeout);
-        later()
+        let signal = signal.map(names::signal).transpose()?;
+        ask_within(&*self.entry(id)?, FOR_EVER, |reply| Command::Restart {
+            signal,
+            timeout,
+            reply,
+        })
+        .await
     }
 
     pub async fn kill(&self, id: &str, signal: Option<&str>) -> Result<(), Error> {
-        let _ = (id, signal);
-        later()
+        let signal = signal.filter(|s| !s.is_empty()).unwrap_or("KILL");
+        let signal = names::signal(signal)?;
+        ask(&*self.entry(id)?, |reply| Command::Kill { signal, reply }).await
     }
 
     pub async fn pause(&self, id: &str) -> Result<(), Error> {
-        let _ = id;
-        later()
+        ask(&*self.entry(id)?, |reply| Command::Pause { reply }).await
     }
 
     pub async fn unpause(&self, id: &str) -> Result<(), Error> {
-        let _ = id;
-        later()
+        ask(&*self.entry(id)?, |reply| Command::Unpause { reply }).await
     }
 
     pub async fn remove(&self, id: &str, options: RemoveOptions) -> Result<(), Error> {
-        let _ = (id, options);
-        later()
+        ask(&*self.entry(id)?, |reply| Command::Remove {
+            options,
+            reply,
+        })
+        .await
     }
 
     pub async fn rename(&self, id: &str, name: &str) -> Result<(), Error> {
-        let _ = (id, name);
-        later()
+        let name = name.strip_prefix('/').unwrap_or(name).to_owned();
+        names::check("container", &name)?;
+        ask(&*self.entry(id)?, |reply| Command::Rename { name, reply }).await
     }
 
     /// Answers warnings.
     pub async fn update(&self, id: &str, request: UpdateRequest) -> Result<Vec<String>, Error> {
-        let _ = (id, request);
-        later()
+        let request = Box::new(request);
+        ask(&*self.entry(id)?, |reply| Command::Update {
+            request,
+            reply,
+        })
+        .await
     }
 
     /// Registered when this returns; the answer says when it resolves.
     pub async fn wait(&self, id: &str, condition: WaitCondition) -> Result<Waiter, Error> {
-        let _ = (id, condition);
-        later()
+        let entry = self.entry(id)?;
+        let (reply, rx) = oneshot::channel();
+        let (registered, is_registered) = oneshot::channel();
+        let command = Command::Wait {
+            condition,
+            registered,
+            reply,
+        };
+        let gone = || Error::not_found(format!("No such container: {id}"));
+        entry.commands.send(command).await.map_err(|_| gone())?;
+        tokio::time::timeout(REGISTER_DEADLINE, is_registered)
+            .await
+            .map_err(|_| {
+                Error::timeout(format!(
+                    "waited {REGISTER_DEADLINE:?} for {id} to take the waiter"
+                ))
+            })?
+            .map_err(|_| gone())?;
+        Ok(Waiter { rx })
     }
 
     pub async fn resize(&self, id: &str, size: ConsoleSize) -> Result<(), Error> {
-        let _ = (id, size);
-        later()
+        let live = self.live(id).await?;
+        live.shim
+            .resize(None, size.height, size.width)
+            .await
+            .map_err(shim_error("resize the terminal"))
     }
 
     /// Docker's frames (raw bytes with a terminal) come out, stdin's bytes go in; half-closing is
     /// its end. Works on a created container: kept, and handed over at its start.
     pub async fn attach(&self, id: &str, options: AttachOptions) -> Result<UnixStream, Error> {
-        let _ = (id, options);
-        later()
+        let entry = self.entry(id)?;
+        let stream = match options.stream {
+            true => Some(attach(&entry, options).await?),
+            false => None,
+        };
+        let view = entry.view.load();
+        self.inner.container_event(&view.record, "attach", &[]);
+        match stream {
+            Some(stream) if !options.logs => Ok(stream),
+            stream => logs::with_replay(&self.inner, &entry, &options, stream).await,
+        }
     }
 
     pub async fn logs(&self, id: &str, options: LogOptions) -> Result<LogLines, Error> {
-        let _ = (id, options);
-        later()
+        let rx = logs::read(&self.inner, &self.entry(id)?, options).await?;
+        Ok(LogLines { rx })
     }
 
     /// `ps_args` as of the `ps` command; the default is `-ef`.
     pub async fn top(&self, id: &str, ps_args: &str) -> Result<TopTable, Error> {
-        let _ = (id, ps_args);
-        later()
+        let live = self.live(id).await?;
+        let arguments = ps_args.to_owned();
+        self.inner
+            .blocking("read the container's processes", move |_| {
+                let pids = live.cgroup.pids();
+                let mut pids = pids.map_err(Error::store("list the container's processes"))?;
+                pids.sort_unstable();
+                procfs::table(&pids, &arguments)
+            })
+            .await
     }
 
     pub async fn stats(&self, id: &str) -> Result<StatsSample, Error> {
-        let _ = id;
-        later()
+        info::stats(&self.inner, &self.entry(id)?).await
     }
 
     pub async fn changes(&self, id: &str) -> Result<Vec<Change>, Error> {
-        let _ = id;
-        later()
+        files::changes(&self.inner, &self.entry(id)?).await
     }
 
     /// Sizes for `ps -s` and `inspect -s`; walks its files.
     pub async fn container_size(&self, id: &str) -> Result<ContainerUsage, Error> {
-        let _ = id;
-        later()
+        let record = self.entry(id)?.view.load().record.clone();
+        self.inner
+            .blocking("measure the container", move |inner| {
+                Ok(sizes::container(inner, &record))
+            })
+            .await
     }
 
     pub async fn archive_stat(&self, id: &str, path: &str) -> Result<PathStat, Error> {
-        let _ = (id, path);
-        later()
+        files::stat(&self.inner, &self.entry(id)?, path).await
     }
 
     pub async fn archive_get(
@@ -260,8 +375,7 @@ impl Engine {
         id: &str,
         path: &str,
     ) -> Result<(PathStat, ByteReceiver), Error> {
-        let _ = (id, path);
-        later()
+        files::get(&self.inner, &self.entry(id)?, path).await
     }
 
     /// Unpacks a tar (plain, gzip, zstd) into the directory `path`; durable when it returns.
@@ -272,13 +386,11 @@ impl Engine {
         options: PutOptions,
         tar: Box<dyn Read + Send>,
     ) -> Result<(), Error> {
-        let _ = (id, path, options, tar);
-        later()
+        files::put(&self.inner, &self.entry(id)?, path, options, tar).await
     }
 
     pub async fn export(&self, id: &str) -> Result<ByteReceiver, Error> {
-        let _ = id;
-        later()
+        files::export(&self.inner, &self.entry(id)?).await
     }
 
     /// Answers the new image's id.
@@ -288,22 +400,35 @@ impl Engine {
         options: CommitOptions,
         progress: Option<ProgressSender>,
     ) -> Result<String, Error> {
-        let _ = (id, options, progress);
-        later()
+        files::commit(&self.inner, &self.entry(id)?, options, progress).await
     }
 
     /// Removes what is not running; `label`, `label!`, `until`.
     pub async fn prune_containers(&self, filters: &Filters) -> Result<Pruned, Error> {
-        let _ = filters;
-        later()
+        prune::containers(&self.inner, filters).await
     }
 }
 
 /// Exec instances.
 impl Engine {
     pub async fn exec_create(&self, id: &str, spec: ExecSpec) -> Result<String, Error> {
-        let _ = (id, spec);
-        later()
+        if spec.argv.first().is_none_or(String::is_empty) {
+            return Err(Error::invalid("No exec command specified"));
+        }
+        let entry = self.entry(id)?;
+        ask(&entry, |reply| Command::Live {
+            unpaused: true,
+            reply,
+        })
+        .await?;
+        let command = spec.argv.join(" ");
+        let cell = self.inner.execs.create(&entry.id, spec)?;
+        let more = [("execID", cell.id.clone())];
+        let record = entry.view.load().record.clone();
+        self.inner
+            .container_event(&record, format!("exec_create: {command}"), &more);
+        tell_execs_changed(&entry);
+        Ok(cell.id.clone())
     }
 
     /// With `attach`: a stream as of [`Engine::attach`]; its end is the end of the program's output.
@@ -313,26 +438,32 @@ impl Engine {
         attach: bool,
         size: Option<ConsoleSize>,
     ) -> Result<Option<UnixStream>, Error> {
-        let _ = (exec_id, attach, size);
-        later()
+        let cell = self.exec(exec_id)?;
+        let stream = container::start_exec(&self.inner, &cell, attach, size).await;
+        if let Some(entry) = self.inner.containers.get(&cell.container) {
+            tell_execs_changed(&entry);
+        }
+        stream
     }
 
     pub fn exec_inspect(&self, exec_id: &str) -> Result<ExecView, Error> {
-        Err(Error::not_found(format!(
-            "No such exec instance: {exec_id}"
-        )))
+        Ok(self.exec(exec_id)?.view())
     }
 
     pub async fn exec_resize(&self, exec_id: &str, size: ConsoleSize) -> Result<(), Error> {
-        let _ = (exec_id, size);
-        later()
+        let cell = self.exec(exec_id)?;
+        let live = self.live(&cell.container).await?;
+        live.shim
+            .resize(Some(&cell.id), size.height, size.width)
+            .await
+            .map_err(shim_error("resize the terminal"))
     }
 }
 
 /// Images. `image` is a name, an id, or an unambiguous prefix of an id.
 impl Engine {
     pub fn image(&self, image: &str) -> Result<ImageView, Error> {
-        Err(Error::not_found(format!("No such image: {image}")))
+        self.inner.image(image)
     }
 
     pub async fn load(
@@ -340,8 +471,7 @@ impl Engine {
         archive: Box<dyn Read + Send>,
         progress: Option<ProgressSender>,
     ) -> Result<Vec<LoadedImage>, Error> {
-        let _ = (archive, progress);
-        later()
+        images::load(&self.inner, archive, progress).await
     }
 
     pub async fn import(
@@ -350,8 +480,7 @@ impl Engine {
         options: ImportOptions,
         progress: Option<ProgressSender>,
     ) -> Result<String, Error> {
-        let _ = (tar, options, progress);
-        later()
+        images::import(&self.inner, tar, options, progress).await
     }
 
     /// The stream ends with an error where the archive is not complete.
@@ -360,13 +489,11 @@ impl Engine {
         images: &[String],
         progress: Option<ProgressSender>,
     ) -> Result<ByteReceiver, Error> {
-        let _ = (images, progress);
-        later()
+        images::save(&self.inner, images, progress).await
     }
 
     pub async fn tag(&self, image: &str, reference: &str) -> Result<(), Error> {
-        let _ = (image, reference);
-        later()
+        images::tag(&self.inner, image, reference).await
     }
 
     pub async fn remove_image(
@@ -375,19 +502,17 @@ impl Engine {
         force: bool,
         no_prune: bool,
     ) -> Result<Vec<RemovedImage>, Error> {
-        let _ = (image, force, no_prune);
-        later()
+        let _ = no_prune; // layers without an image are never kept
+        images::remove(&self.inner, image, force).await
     }
 
     pub async fn history(&self, image: &str) -> Result<Vec<HistoryEntry>, Error> {
-        let _ = image;
-        later()
+        images::history(&self.inner, image).await
     }
 
     /// `dangling=false` removes all that no container uses.
     pub async fn prune_images(&self, filters: &Filters) -> Result<Pruned, Error> {
-        let _ = filters;
-        later()
+        images::prune(&self.inner, filters).await
     }
 }
 
@@ -400,43 +525,42 @@ impl Engine {
         labels: std::collections::BTreeMap<String, String>,
         options: std::collections::BTreeMap<String, String>,
     ) -> Result<VolumeView, Error> {
-        let _ = (name, labels, options);
-        later()
+        volumes::create(&self.inner, name, labels, options).await
     }
 
     pub fn volume(&self, name: &str) -> Result<VolumeView, Error> {
-        Err(Error::not_found(format!("get {name}: no such volume")))
+        let list = self.inner.volumes.load();
+        let found = list.iter().find(|v| v.name == name);
+        found
+            .cloned()
+            .ok_or_else(|| Error::not_found(format!("get {name}: no such volume")))
     }
 
     /// Containers (ids) that refer to it.
     #[must_use]
     pub fn volume_users(&self, name: &str) -> Vec<String> {
-        let _ = name;
-        Vec::new()
+        volumes::users(&self.inner).remove(name).unwrap_or_default()
     }
 
     /// To the trash, from which [`Engine::restore_volume`] brings it back.
     pub async fn remove_volume(&self, name: &str, force: bool) -> Result<(), Error> {
-        let _ = (name, force);
-        later()
+        volumes::remove(&self.inner, name, force).await
     }
 
     pub async fn restore_volume(&self, name: &str) -> Result<VolumeView, Error> {
-        let _ = name;
-        later()
+        volumes::restore(&self.inner, name).await
     }
 
     pub async fn volumes_in_trash(&self) -> Result<Vec<TrashedVolume>, Error> {
-        later()
+        volumes::in_trash(&self.inner).await
     }
 
     /// Anonymous ones without users; with `all=true` the named too. To the trash.
     pub async fn prune_volumes(&self, filters: &Filters) -> Result<Pruned, Error> {
-        let _ = filters;
-        later()
+        volumes::prune(&self.inner, filters).await
     }
 
     pub async fn disk_usage(&self) -> Result<DiskUsage, Error> {
-        later()
+        sizes::all(&self.inner).await
     }
 }

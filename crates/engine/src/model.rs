@@ -271,6 +271,8 @@ pub struct RecordedState {
     pub exit_code: i32,
     pub oom_killed: bool,
     pub error: String,
+    /// The boot of the machine in which it was started last.
+    pub boot_id: String,
 }
 
 /// A mount as made, for inspect and for the plan.

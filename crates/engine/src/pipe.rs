@@ -76,7 +76,7 @@ impl ChannelWriter {
     /// Ends the stream as broken, so that the client does not take it for a complete one.
     pub fn fail(self, error: io::Error) {
         // the client is gone: nobody is left to tell
-        let _ = self.tx.blocking_send(Err(error));
+        drop(self.tx.blocking_send(Err(error)));
     }
 }
 

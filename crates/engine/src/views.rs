@@ -97,7 +97,7 @@ pub struct Created {
     pub warnings: Vec<String>,
 }
 
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct RemoveOptions {
     /// Kill it where it runs.
     pub force: bool,

@@ -1,0 +1,277 @@
+//! From a record to a running process. Runs in a task of its own; the actor hears of the outcome.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use oci_spec::runtime::Spec;
+use runtime::cgroup::Cgroup;
+use shim::{Launch, LaunchError, Launched, Shim};
+use tokio::sync::oneshot;
+
+use super::prepare::{Prepared, prepare};
+use crate::error::Error;
+use crate::inner::Inner;
+use crate::model::{ContainerRecord, ErrorKind, LogSpec};
+
+pub(super) const LOG_FILE: &str = "json.log";
+
+/// What is left of the last run may take this long to go.
+const REMAINS_DEADLINE: Duration = Duration::from_secs(10);
+/// From the plan to the program's first instruction. A bind whose file system hangs ends here.
+const LAUNCH_DEADLINE: Duration = Duration::from_secs(60);
+
+/// A launch that succeeded.
+#[derive(Debug)]
+pub(super) struct Started {
+    pub(super) shim: Shim,
+    pub(super) launched: Launched,
+    pub(super) at: String,
+    pub(super) cgroup: Arc<Cgroup>,
+    pub(super) spec: Arc<Spec>,
+}
+
+/// One that did not; nothing of it is left.
+#[derive(Debug)]
+pub(super) struct StartFailure {
+    pub(super) error: Error,
+    /// For the record: 127 not found, 126 not executable, 128 anything else.
+    pub(super) exit_code: i32,
+    /// The last run's shim, where it is still there.
+    pub(super) previous: Option<Shim>,
+}
+
+impl From<Error> for StartFailure {
+    fn from(error: Error) -> Self {
+        Self {
+            error,
+            exit_code: 128,
+            previous: None,
+        }
+    }
+}
+
+/// `written` resolves when the row that says "starting" is durable: the start is acknowledged after
+/// both, and they go on at the same time.
+pub(super) async fn launch(
+    engine: Arc<Inner>,
+    record: Arc<ContainerRecord>,
+    previous: Option<Shim>,
+    kept: Vec<(shim::AttachOptions, OwnedFd)>,
+    written: oneshot::Receiver<Result<(), Error>>,
+) -> Result<Box<Started>, StartFailure> {
+    if let Some(shim) = previous {
+        let gone = tokio::time::timeout(REMAINS_DEADLINE, shim.gone()).await;
+        if gone.is_err() {
+            return Err(StartFailure {
+                error: Error::timeout(format!(
+                    "waited {} s for what is left of the last run of {} to go",
+                    REMAINS_DEADLINE.as_secs(),
+                    record.name
+                )),
+                exit_code: 128,
+                previous: Some(shim),
+            });
+        }
+    }
+    let joined = engine.joined_pids(&record)?;
+    let turn = root_turn(&engine, &record.id).await?;
+    let for_plan = record.clone();
+    let prepared = engine
+        .blocking("prepare the container's root and plan", move |inner| {
+            let prepared = prepare(inner, &for_plan, joined);
+            drop(turn);
+            prepared
+        })
+        .await?;
+    let (cgroup, spec) = (prepared.cgroup.clone(), prepared.spec.clone());
+    let (launched, shim) = run(&engine, &record, prepared, kept).await?;
+    let durable = written
+        .await
+        .unwrap_or_else(|_| Err(Error::internal("the engine is shutting down")));
+    if let Err(error) = durable {
+        // not acknowledged, so it must not run either
+        drop(shim.signal(None, 9, true).await);
+        return Err(StartFailure {
+            error,
+            exit_code: 128,
+            previous: Some(shim),
+        });
+    }
+    Ok(Box::new(Started {
+        at: crate::inner::now(),
+        shim,
+        launched,
+        cgroup,
+        spec,
+    }))
+}
+
+/// A copy into the container that is on holds the root mounted.
+async fn root_turn(
+    engine: &Inner,
+    id: &str,
+) -> Result<Option<tokio::sync::OwnedMutexGuard<()>>, Error> {
+    let Some(entry) = engine.containers.get(id) else {
+        return Ok(None);
+    };
+    let turn = tokio::time::timeout(REMAINS_DEADLINE, entry.root_turn.clone().lock_owned()).await;
+    turn.map(Some).map_err(|_| {
+        Error::timeout(format!(
+            "waited {} s for a copy into the container to end",
+            REMAINS_DEADLINE.as_secs()
+        ))
+    })
+}
+
+async fn run(
+    engine: &Inner,
+    record: &ContainerRecord,
+    prepared: Prepared,
+    kept: Vec<(shim::AttachOptions, OwnedFd)>,
+) -> Result<(Launched, Shim), StartFailure> {
+    let dir = engine.store.container_dir(&record.id);
+    let launch = Launch {
+        id: record.id.clone(),
+        run_dir: engine.shim_dir(&record.id),
+        tty: record.spec.tty,
+        console_size: console_size(record.spec.host.console_size),
+        open_stdin: record.spec.open_stdin,
+        stdin_once: record.spec.stdin_once,
+        log: log_plan(&record.spec.host.log, &dir.join(LOG_FILE))?,
+        ephemeral: record.spec.host.auto_remove,
+        container_dir: dir,
+    };
+    let fault = sys::fault::point("engine.container.launch").map_err(Error::io("launch"));
+    fault?;
+    let launched = engine
+        .spawner
+        .launch(
+            &launch,
+            &prepared.plan,
+            prepared.root,
+            kept,
+            LAUNCH_DEADLINE,
+        )
+        .await;
+    launched.map_err(|error| failure(&record.name, error))
+}
+
+/// Rows and columns, where both are given.
+fn console_size([height, width]: [u32; 2]) -> Option<(u16, u16)> {
+    let side = |n: u32| u16::try_from(n).ok().filter(|n| *n > 0);
+    side(height).zip(side(width))
+}
+
+fn failure(name: &str, error: LaunchError) -> StartFailure {
+    let exit_code = match error.exit_code() {
+        125 => 128, // of the container, not of the command line
+        code => code,
+    };
+    let kind = match &error {
+        LaunchError::Step {
+            is_program: true, ..
+        } => ErrorKind::CannotRun,
+        LaunchError::Step { errno, .. } if *errno == rustix::io::Errno::NOSPC.raw_os_error() => {
+            ErrorKind::NoSpace
+        }
+        LaunchError::Step { .. } => ErrorKind::InvalidArgument,
+        LaunchError::Deadline { .. } => ErrorKind::Timeout,
+        _ => ErrorKind::Internal,
+    };
+    StartFailure {
+        error: Error::caused(kind, format!("failed to start container {name}"), error),
+        exit_code,
+        previous: None,
+    }
+}
+
+/// `max-size` and `max-file` as Docker writes them; capped where they are not given.
+pub(crate) fn log_plan(
+    spec: &LogSpec,
+    path: &std::path::Path,
+) -> Result<Option<shim::LogPlan>, Error> {
+    match spec.driver.as_str() {
+        "none" => return Ok(None),
+        "" | "json-file" | "local" => {}
+        other => {
+            return Err(Error::unsupported(format!(
+                "logger: no log driver named '{other}' is built yet (json-file, none)"
+            )));
+        }
+    }
+    let mut plan = shim::LogPlan::capped(path.to_owned());
+    for (key, value) in &spec.options {
+        match key.as_str() {
+            "max-size" => plan.max_size = size(value).ok_or_else(|| bad_option(key, value))?,
+            "max-file" => {
+                plan.max_file = value
+                    .parse()
+                    .ok()
+                    .filter(|n| *n >= 1)
+                    .ok_or_else(|| bad_option(key, value))?;
+            }
+            // without effect here, and harmless
+            "compress" | "mode" | "max-buffer-size" => {}
+            _ => {
+                return Err(Error::invalid(format!(
+                    "unknown log opt '{key}' for json-file log driver (max-size, max-file)"
+                )));
+            }
+        }
+    }
+    Ok(Some(plan))
+}
+
+fn bad_option(key: &str, value: &str) -> Error {
+    Error::invalid(format!("invalid value for log opt {key}: {value}"))
+}
+
+/// `10m`, `1g`, `512k`, plain bytes; `-1` is without limit.
+fn size(text: &str) -> Option<u64> {
+    if text == "-1" {
+        return Some(0);
+    }
+    let lower = text.trim().to_ascii_lowercase();
+    let number = lower.trim_end_matches(['b', 'i']);
+    let (digits, unit) = match number.as_bytes().last()? {
+        b'k' => (&number[..number.len() - 1], 1 << 10),
+        b'm' => (&number[..number.len() - 1], 1 << 20),
+        b'g' => (&number[..number.len() - 1], 1 << 30),
+        _ => (number, 1),
+    };
+    let count: u64 = digits.trim().parse().ok()?;
+    count.checked_mul(unit).filter(|n| *n > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn log_options() {
+        let spec = |driver: &str, options: &[(&str, &str)]| LogSpec {
+            driver: driver.to_owned(),
+            options: options
+                .iter()
+                .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+                .collect(),
+        };
+        let plan = |s: &LogSpec| log_plan(s, std::path::Path::new("/l"));
+        assert!(plan(&spec("none", &[])).unwrap().is_none());
+        let capped = plan(&spec("json-file", &[])).unwrap().unwrap();
+        assert_eq!((capped.max_file, capped.max_size), (5, 20 << 20));
+        let own = plan(&spec("", &[("max-size", "10m"), ("max-file", "3")]))
+            .unwrap()
+            .unwrap();
+        assert_eq!((own.max_file, own.max_size), (3, 10 << 20));
+        for wrong in [
+            spec("syslog", &[]),
+            spec("", &[("max-size", "ten")]),
+            spec("", &[("max-file", "0")]),
+            spec("", &[("tag", "x")]),
+        ] {
+            assert!(plan(&wrong).is_err(), "{wrong:?}");
+        }
+    }
+}

@@ -1,0 +1,273 @@
+//! What a launch needs from disk and host, gathered and turned into a plan. Blocking.
+//!
+//! Only our own data directory is touched here. What the user names (binds) is opened by the
+//! container's child, so that a hung file system hangs that child alone.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use oci_spec::runtime::{Capability, LinuxResources, Spec};
+use runtime::cgroup::Cgroup;
+use runtime::rootfs::{self, OverlayOptions};
+use runtime::{Asked, Plan, PlanInput, Rootfs, SeccompChoice, seccomp, users};
+
+use crate::devices;
+use crate::error::Error;
+use crate::inner::Inner;
+use crate::model::{ContainerRecord, ErrorKind, MountKind, NetworkMode};
+use crate::ocispec::{self, Identity, JoinedPids, SpecInput};
+use crate::security::{self, Seccomp, SecurityOptions};
+
+const CONFIG_FILE: &str = "config.json";
+
+#[derive(Debug)]
+pub(super) struct Prepared {
+    pub(super) root: OwnedFd,
+    pub(super) plan: Plan,
+    pub(super) cgroup: Arc<Cgroup>,
+    pub(super) spec: Arc<Spec>,
+}
+
+pub(super) fn prepare(
+    inner: &Inner,
+    record: &ContainerRecord,
+    joined: JoinedPids,
+) -> Result<Prepared, Error> {
+    let facts = &*inner.config.facts;
+    let dir = inner.store.container_dir(&record.id);
+    shim::remove_exit(&dir)
+        .map_err(|e| Error::caused(ErrorKind::Internal, "forget the last exit", e))?;
+    let root = mount_root(inner, record, false)?;
+    let identity = identity(&root, &record.spec.user, &record.spec.host.group_add)?;
+    let hostname = hostname(record);
+    write_etc(record, &dir, &hostname)?;
+    let options = SecurityOptions::parse(&record.spec.host.security_opt)?;
+    let host = &record.spec.host;
+    let capabilities = security::capabilities(
+        host.privileged,
+        &host.cap_add,
+        &host.cap_drop,
+        &facts.process.bounding,
+    )?;
+    let devices = devices::of(record)?;
+    let numbers = devices::numbers(&host.resources);
+    let etc = etc_files(&dir);
+    let cgroup_path = PathBuf::from("/").join(&inner.instance).join(&record.id);
+    let spec = ocispec::build(&SpecInput {
+        record,
+        identity: &identity,
+        hostname: &hostname,
+        etc: [
+            ("/etc/resolv.conf", &etc[0]),
+            ("/etc/hostname", &etc[1]),
+            ("/etc/hosts", &etc[2]),
+        ],
+        capabilities: &capabilities,
+        security: &options,
+        devices: &devices,
+        joined,
+        cgroup_path: &cgroup_path,
+        cgroup_v2: facts.cgroup.mode == host::CgroupMode::V2,
+        block_devices: &numbers,
+    })?;
+    save_spec(&dir, &spec)?;
+    let limits = spec.linux().as_ref().and_then(|l| l.resources().as_ref());
+    let cgroup = Arc::new(cgroup_of(inner, record, limits));
+    let plan = runtime::plan(&PlanInput {
+        spec: &spec,
+        facts,
+        rootfs: Rootfs::Descriptor,
+        cgroup: Some(&cgroup),
+        seccomp: seccomp_choice(&options, host.privileged, &capabilities)?,
+        init: host.init,
+        mount_names: mount_names(record),
+        asked: asked(record, &spec),
+        create_cwd: true,
+        die_with_parent: true,
+    })
+    .map_err(plan_error)?;
+    Ok(Prepared {
+        root,
+        plan,
+        cgroup,
+        spec: Arc::new(spec),
+    })
+}
+
+pub(crate) fn plan_error(error: runtime::PlanError) -> Error {
+    let kind = match &error {
+        runtime::PlanError::Host { .. } => ErrorKind::Unsupported,
+        _ => ErrorKind::InvalidArgument,
+    };
+    Error::caused(kind, "plan the container", error)
+}
+
+/// The container's root as a detached mount; `read_only` for looking at one that does not run.
+pub(crate) fn mount_root(
+    inner: &Inner,
+    record: &ContainerRecord,
+    read_only: bool,
+) -> Result<OwnedFd, Error> {
+    let failed = |e| Error::caused(ErrorKind::Internal, "mount the container's root", e);
+    let fs = inner.store.container_fs(&record.id);
+    if inner.store.driver() == store::Driver::Vfs {
+        return rootfs::bind(&fs.dir.join("rootfs"), read_only).map_err(failed);
+    }
+    let lowers = inner
+        .store
+        .rootfs_layers(&record.image_id)
+        .map_err(Error::store("find the image's layers"))?;
+    sys::fault::point("engine.root.mount").map_err(Error::io("mount"))?;
+    let volatile = record.spec.host.auto_remove && !read_only;
+    if volatile {
+        // the kernel's mark that an unsynced overlay was here; a restart may well use it again,
+        // since nothing of it has to survive the machine
+        drop(std::fs::remove_dir_all(fs.work.join("work/incompat")));
+    }
+    let options = OverlayOptions {
+        // also where only reading is meant the upper takes part; a view without it would lack
+        // whiteouts' meaning
+        read_only,
+        volatile,
+    };
+    rootfs::overlay(&lowers, Some((&fs.upper, &fs.work)), options).map_err(failed)
+}
+
+pub(crate) fn identity(root: &OwnedFd, user: &str, groups: &[String]) -> Result<Identity, Error> {
+    let found =
+        users::resolve(root.as_fd(), user, groups).map_err(|e| Error::invalid(e.to_string()))?;
+    Ok(Identity {
+        uid: found.uid,
+        gid: found.gid,
+        groups: found.groups,
+        home: found.home.to_string_lossy().into_owned(),
+    })
+}
+
+pub(crate) fn hostname(record: &ContainerRecord) -> String {
+    let spec = &record.spec;
+    let hosts_own = spec.host.network == NetworkMode::Host
+        || spec.host.uts_mode == crate::model::NamespaceMode::Host;
+    if !spec.hostname.is_empty() {
+        spec.hostname.clone()
+    } else if hosts_own {
+        rustix::system::uname()
+            .nodename()
+            .to_string_lossy()
+            .into_owned()
+    } else {
+        record.id[..12].to_owned()
+    }
+}
+
+fn etc_files(dir: &Path) -> [PathBuf; 3] {
+    ["resolv.conf", "hostname", "hosts"].map(|f| dir.join(f))
+}
+
+/// Made anew at each start, so a torn one after a power cut does not matter.
+fn write_etc(record: &ContainerRecord, dir: &Path, hostname: &str) -> Result<(), Error> {
+    let [resolv, name, hosts] = etc_files(dir);
+    let write = |path: &Path, text: &str| {
+        sys::fault::point("engine.etc.write")
+            .and_then(|()| std::fs::write(path, text))
+            .map_err(Error::io(format!("write {}", path.display())))
+    };
+    write(&name, &format!("{hostname}\n"))?;
+    write(&hosts, &crate::etc::hosts(&record.spec, hostname))?;
+    write(&resolv, &crate::etc::resolv_conf(&record.spec.host))
+}
+
+/// For people, for exec after an adoption, for other tools. Not synced: made anew at each start.
+fn save_spec(dir: &Path, spec: &Spec) -> Result<(), Error> {
+    let path = dir.join(CONFIG_FILE);
+    let bytes = serde_json::to_vec(spec)
+        .map_err(|e| Error::caused(ErrorKind::Internal, "encode the runtime-spec", e))?;
+    sys::fault::point("engine.config.write")
+        .and_then(|()| std::fs::write(&path, bytes))
+        .map_err(Error::io(format!("write {}", path.display())))
+}
+
+/// What a container was started with, as saved.
+pub(crate) fn saved_spec(inner: &Inner, id: &str) -> Option<Spec> {
+    let path = inner.store.container_dir(id).join(CONFIG_FILE);
+    serde_json::from_slice(&std::fs::read(path).ok()?).ok()
+}
+
+pub(crate) fn cgroup_of(
+    inner: &Inner,
+    record: &ContainerRecord,
+    limits: Option<&LinuxResources>,
+) -> Cgroup {
+    let parent = &record.spec.host.cgroup_parent;
+    let parent = (!parent.is_empty()).then(|| Path::new(parent));
+    let made;
+    let limits = match limits {
+        Some(limits) => Some(limits),
+        None => {
+            let host = &record.spec.host;
+            made = ocispec::resources(&host.resources, &devices::numbers(&host.resources)).ok();
+            made.as_ref()
+        }
+    };
+    Cgroup::of(
+        &inner.config.facts.cgroup,
+        &inner.instance,
+        &record.id,
+        limits,
+        parent,
+    )
+}
+
+pub(crate) fn seccomp_choice(
+    options: &SecurityOptions,
+    privileged: bool,
+    capabilities: &BTreeSet<String>,
+) -> Result<SeccompChoice, Error> {
+    match &options.seccomp {
+        _ if privileged => Ok(SeccompChoice::Unconfined),
+        Seccomp::Unconfined => Ok(SeccompChoice::Unconfined),
+        Seccomp::Default => Ok(SeccompChoice::Default),
+        Seccomp::Profile(json) => {
+            // the runtime's set of capabilities takes none yet: rules that depend on one stay out
+            let set: BTreeSet<Capability> = BTreeSet::new();
+            tracing::debug!(given = capabilities.len(), "seccomp profile of the user's");
+            let wrong = |e| {
+                Error::caused(
+                    ErrorKind::InvalidArgument,
+                    "decoding seccomp profile failed",
+                    e,
+                )
+            };
+            let profile = seccomp::from_docker_profile(json.as_bytes(), &set).map_err(wrong)?;
+            let filter = seccomp::compile(&profile).map_err(wrong)?;
+            Ok(SeccompChoice::Filter(filter))
+        }
+    }
+}
+
+fn mount_names(record: &ContainerRecord) -> BTreeMap<PathBuf, String> {
+    let name = |m: &crate::model::MountPoint| match m.kind {
+        MountKind::Volume => format!("volume {}", m.name),
+        MountKind::Bind => m.source.clone(),
+        MountKind::Tmpfs => "tmpfs".to_owned(),
+    };
+    record
+        .mounts
+        .iter()
+        .map(|m| (PathBuf::from(&m.destination), name(m)))
+        .collect()
+}
+
+fn asked(record: &ContainerRecord, spec: &Spec) -> Asked {
+    let limits = spec.process().as_ref().and_then(|p| p.rlimits().as_ref());
+    Asked {
+        rlimits: limits
+            .into_iter()
+            .flatten()
+            .map(oci_spec::runtime::PosixRlimit::typ)
+            .collect(),
+        oom_score_adj: record.spec.host.oom_score_adj != 0,
+    }
+}

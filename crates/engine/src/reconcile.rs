@@ -1,0 +1,269 @@
+//! At start: what is on record is compared with what lives, and what nobody owns is removed.
+//!
+//! ```text
+//! row     run dir   shim      exit record   ->
+//! any     yes       answers   -                adopted: running or paused
+//! any     yes       mute      -                dead until it answers again; nothing else waits
+//! any     yes       killed    (made up)        ended 137, said why
+//! any     no        -         yes              ended as recorded
+//! start'd no        -         no, this boot    the start never reached its shim: as before
+//! start'd no        -         no, other boot   ended 255: the machine went down
+//! none    yes       any       -                killed, removed
+//! ```
+//! Ephemeral containers that do not run are removed. Cgroups without a row are removed. All
+//! containers are taken up at the same time, a few dozen shims at once; the engine is ready when
+//! those that answer have, at most [`READY_WITHIN`] later.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use runtime::cgroup::Cgroup;
+use shim::{AdoptError, Shim};
+use store::ContainerRow;
+use tokio::sync::{Semaphore, oneshot};
+
+use crate::container::{self, Found};
+use crate::error::Error;
+use crate::inner::Inner;
+use crate::model::{ContainerRecord, ContainerSpec, Phase, RecordedState};
+use crate::registry::Entry;
+
+/// Shims talked to at the same time.
+const AT_ONCE: usize = 64;
+/// A shim that lives answers within a millisecond; one that does not within this is mute.
+const ADOPT_DEADLINE: Duration = Duration::from_secs(3);
+/// Readiness waits this long for shims to answer.
+const READY_WITHIN: Duration = Duration::from_millis(60);
+const CGROUP_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Registers every container on record and takes them up.
+pub(crate) async fn run(engine: &Arc<Inner>) -> Result<(), Error> {
+    let (rows, run_dirs) = engine
+        .blocking("read the containers on record", |inner| {
+            let rows = inner.store.containers();
+            let rows = rows.map_err(Error::store("read the containers on record"))?;
+            Ok((rows, run_dirs(inner)))
+        })
+        .await?;
+    let slots = Arc::new(Semaphore::new(AT_ONCE));
+    let mut entries: Vec<Arc<Entry>> = Vec::with_capacity(rows.len());
+    let mut done = Vec::with_capacity(rows.len());
+    for row in rows {
+        let (record, broken) = match row {
+            Ok(row) => decode(row),
+            Err(q) => (stand_in(&q.name, &q.name), Some(q.reason)),
+        };
+        let has_run_dir = run_dirs.contains(&record.id);
+        let found = find(
+            engine.clone(),
+            record.clone(),
+            broken,
+            has_run_dir,
+            slots.clone(),
+        );
+        let (tx, rx) = oneshot::channel();
+        entries.push(container::spawn(engine, record, found, Some(tx)));
+        done.push(rx);
+    }
+    let known: BTreeSet<String> = entries.iter().map(|e| e.id.to_string()).collect();
+    engine.containers.fill(entries);
+    let all = futures_util::future::join_all(done);
+    let in_time = tokio::time::timeout(READY_WITHIN, all).await.is_ok();
+    tracing::debug!(in_time, containers = known.len(), "containers taken up");
+    let strange = run_dirs.difference(&known).cloned().collect();
+    tokio::spawn(sweep(engine.clone(), known, strange));
+    Ok(())
+}
+
+fn run_dirs(inner: &Inner) -> BTreeSet<String> {
+    let Ok(entries) = std::fs::read_dir(inner.config.exec_root.join("shims")) else {
+        return BTreeSet::new();
+    };
+    entries
+        .flatten()
+        .filter_map(|e| e.file_name().into_string().ok())
+        .collect()
+}
+
+/// A document that cannot be read costs its container alone.
+fn decode(row: ContainerRow) -> (ContainerRecord, Option<String>) {
+    match serde_json::from_slice::<ContainerRecord>(&row.document) {
+        Ok(mut record) if record.id == row.id => {
+            // the row's name is the one that was claimed
+            record.name = row.name;
+            (record, None)
+        }
+        Ok(record) => {
+            let reason = format!("its record is that of {}", record.id);
+            (stand_in(&row.id, &row.name), Some(reason))
+        }
+        Err(e) => (
+            stand_in(&row.id, &row.name),
+            Some(format!("its record cannot be read: {e}")),
+        ),
+    }
+}
+
+fn stand_in(id: &str, name: &str) -> ContainerRecord {
+    ContainerRecord {
+        id: id.to_owned(),
+        name: name.to_owned(),
+        created: String::new(),
+        image_id: String::new(),
+        spec: ContainerSpec::default(),
+        argv: Vec::new(),
+        mounts: Vec::new(),
+        state: RecordedState {
+            phase: Phase::Dead,
+            ..RecordedState::default()
+        },
+        restart_count: 0,
+        stopped_by_user: false,
+    }
+}
+
+async fn find(
+    engine: Arc<Inner>,
+    record: ContainerRecord,
+    broken: Option<String>,
+    has_run_dir: bool,
+    slots: Arc<Semaphore>,
+) -> Found {
+    if let Some(reason) = broken {
+        return Found::Broken(reason);
+    }
+    if !has_run_dir {
+        return from_disk(engine, record).await;
+    }
+    let slot = slots.acquire_owned().await;
+    let found = adopt(&engine, record).await;
+    drop(slot);
+    found
+}
+
+pub(crate) async fn adopt(engine: &Arc<Inner>, record: ContainerRecord) -> Found {
+    let run_dir = engine.shim_dir(&record.id);
+    match Shim::adopt(&run_dir, ADOPT_DEADLINE).await {
+        Ok((shim, status)) => {
+            let cgroup = container::cgroup_of(engine, &record, None);
+            let paused = engine
+                .blocking("read the freezer", move |_| Ok(is_frozen(&cgroup)))
+                .await
+                .unwrap_or(false);
+            Found::Running {
+                shim,
+                status,
+                paused,
+            }
+        }
+        Err(AdoptError::Absent { .. } | AdoptError::Dead { .. }) => {
+            from_disk(engine.clone(), record).await
+        }
+        Err(error @ AdoptError::Mute { .. }) => Found::Mute(error.to_string()),
+        Err(error) => Found::Broken(Error::store("take up its shim")(error).report()),
+    }
+}
+
+/// source: Documentation/admin-guide/cgroup-v1/freezer-subsystem.rst and cgroup-v2.rst.
+fn is_frozen(cgroup: &Cgroup) -> bool {
+    let holds = |path: PathBuf, word: &str| {
+        std::fs::read_to_string(path).is_ok_and(|text| text.trim() == word)
+    };
+    cgroup.paths().any(|dir| {
+        holds(dir.join("freezer.state"), "FROZEN") || holds(dir.join("cgroup.freeze"), "1")
+    })
+}
+
+/// No shim: the files say how it ended.
+async fn from_disk(engine: Arc<Inner>, record: ContainerRecord) -> Found {
+    let id = record.id.clone();
+    let read = engine
+        .blocking("read the exit record", move |inner| {
+            let cgroup = container::cgroup_of(inner, &record, None);
+            if let Err(error) = cgroup.remove(CGROUP_DEADLINE) {
+                tracing::warn!(container = record.id, %error, "its cgroup stays");
+            }
+            let dir = inner.store.container_dir(&record.id);
+            let exit = shim::read_exit(&dir);
+            let exit = exit.map_err(Error::store("read the exit record"))?;
+            Ok(match exit {
+                // the row was written, the record not yet taken away
+                Some(exit) if record.state.finished_at.as_ref() == Some(&exit.finished_at) => {
+                    Found::AtRest
+                }
+                Some(exit) => Found::Ended(exit),
+                None => without_exit(&record, inner.store.boot_id()),
+            })
+        })
+        .await;
+    read.unwrap_or_else(|error| {
+        tracing::warn!(container = id, error = %error.report(), "container set aside");
+        Found::Broken(error.report())
+    })
+}
+
+fn without_exit(record: &ContainerRecord, boot_id: &str) -> Found {
+    if record.state.phase != Phase::Starting || record.state.boot_id == boot_id {
+        return Found::AtRest;
+    }
+    Found::Lost {
+        code: 255,
+        error: "the machine went down while it ran".to_owned(),
+    }
+}
+
+/// What no container owns.
+async fn sweep(engine: Arc<Inner>, known: BTreeSet<String>, strange: Vec<String>) {
+    for name in strange {
+        remove_strange(&engine, &engine.shim_dir(&name)).await;
+    }
+    let swept = engine
+        .blocking("remove stray cgroups", move |inner| {
+            // made since: theirs are no strays
+            let views = inner.containers.views();
+            let now: Vec<&str> = views
+                .iter()
+                .map(|v| v.record.id.as_str())
+                .chain(known.iter().map(String::as_str))
+                .collect();
+            for stray in Cgroup::strays(&inner.config.facts.cgroup, &inner.instance, &now) {
+                if let Err(error) = stray.remove(CGROUP_DEADLINE) {
+                    tracing::warn!(%error, "a stray cgroup stays");
+                }
+            }
+            Ok(())
+        })
+        .await;
+    if let Err(error) = swept {
+        tracing::warn!(error = %error.report(), "stray cgroups stay");
+    }
+}
+
+/// A shim whose container has no row: its create was never acknowledged, or it was removed.
+async fn remove_strange(engine: &Arc<Inner>, run_dir: &Path) {
+    match Shim::adopt(run_dir, ADOPT_DEADLINE).await {
+        Ok((shim, status)) => {
+            tracing::warn!(id = status.id, "ending a container that is not on record");
+            drop(shim.signal(None, 9, true).await);
+            drop(tokio::time::timeout(CGROUP_DEADLINE, shim.gone()).await);
+        }
+        Err(error) => tracing::debug!(%error, "no shim to end"),
+    }
+    let dir = run_dir.to_owned();
+    let removed = engine
+        .blocking("remove a run directory", move |_| {
+            sys::fault::point("engine.rundir.remove").map_err(Error::io("remove"))?;
+            match std::fs::remove_dir_all(&dir) {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                    Err(Error::io(format!("remove {}", dir.display()))(e))
+                }
+                _ => Ok(()),
+            }
+        })
+        .await;
+    if let Err(error) = removed {
+        tracing::warn!(error = %error.report(), "a run directory stays");
+    }
+}
