@@ -162,7 +162,7 @@ fn suite() -> String {
 }
 
 /// A root file system from the distribution's packages, kept for the next demonstration.
-fn root_file_system(name: &str, packages: &[&str]) -> Result<PathBuf, Failed> {
+pub(crate) fn root_file_system(name: &str, packages: &[&str]) -> Result<PathBuf, Failed> {
     let dir = target()?.join("demo");
     fs::create_dir_all(&dir)?;
     let suite = suite();

@@ -14,6 +14,7 @@
     reason = "a command line tool for people"
 )]
 
+mod bench;
 mod demo;
 mod run;
 mod setup;
@@ -32,6 +33,7 @@ fn main() -> ExitCode {
     let rest = arguments.get(1..).unwrap_or_default();
     let result = match arguments.first().map(String::as_str) {
         Some("demo") => demo::demo(rest),
+        Some("bench") => bench::bench(rest),
         Some("test") => tests::test(rest),
         Some("tidy") => tidy::tidy(),
         _ => Err(USAGE.into()),

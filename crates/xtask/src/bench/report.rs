@@ -1,0 +1,209 @@
+//! The table: what was measured, what was promised.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use super::Options;
+use crate::Failed;
+use crate::run::{output, program};
+
+/// What the issue promises for a row.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Target {
+    /// At least this many times better than that peer.
+    Ratio(&'static str, f64),
+    /// At most this, in the row's unit.
+    AtMost(f64),
+}
+
+struct Row {
+    what: String,
+    unit: &'static str,
+    values: BTreeMap<&'static str, f64>,
+    targets: Vec<Target>,
+    /// More is better.
+    rate: bool,
+}
+
+#[derive(Default)]
+pub(crate) struct Table {
+    rows: Vec<Row>,
+    notes: Vec<String>,
+}
+
+pub(crate) fn median(samples: &[f64]) -> f64 {
+    let mut sorted = samples.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+const COLUMNS: [&str; 4] = ["plimsoll", "docker", "podman", "floor"];
+
+impl Table {
+    /// A row where less is better.
+    pub(crate) fn row(
+        &mut self,
+        what: &str,
+        unit: &'static str,
+        values: &BTreeMap<&'static str, f64>,
+        targets: &[Target],
+    ) {
+        self.push(what, unit, values, targets, false);
+    }
+
+    /// A row where more is better.
+    pub(crate) fn rate(
+        &mut self,
+        what: &str,
+        unit: &'static str,
+        values: &BTreeMap<&'static str, f64>,
+        targets: &[Target],
+    ) {
+        self.push(what, unit, values, targets, true);
+    }
+
+    fn push(
+        &mut self,
+        what: &str,
+        unit: &'static str,
+        values: &BTreeMap<&'static str, f64>,
+        targets: &[Target],
+        rate: bool,
+    ) {
+        let row = Row {
+            what: what.to_owned(),
+            unit,
+            values: values.clone(),
+            targets: targets.to_vec(),
+            rate,
+        };
+        println!("{}", row.markdown());
+        self.rows.push(row);
+    }
+
+    pub(crate) fn note(&mut self, note: String) {
+        println!("{note}");
+        self.notes.push(note);
+    }
+
+    pub(crate) fn text(&self) -> String {
+        let mut out = String::from(
+            "| measured | plimsoll | docker | podman | floor | ratios | promised |\n\
+             |---|---:|---:|---:|---:|---|---|\n",
+        );
+        for row in &self.rows {
+            let _infallible = writeln!(out, "{}", row.markdown());
+        }
+        out
+    }
+
+    /// The page for the repository.
+    pub(crate) fn document(&self, options: &Options) -> Result<String, Failed> {
+        let kernel = output(program("uname").arg("-r"))?;
+        let cores = std::thread::available_parallelism()?;
+        let mut out = String::from("# Results\n\n");
+        let _infallible = write!(
+            out,
+            "Written by `cargo xtask bench`: all engines in one run, interleaved, medians of {} \
+             rounds; peers as Debian\npackages them, each with a root of its own and without \
+             networks. Linux {}, {cores} cores. CPU is that of all\nprocesses: command line, \
+             daemon, helpers, container. Compare the ratios: absolute times belong to this \
+             machine\nand this hour.\n\n",
+            options.rounds,
+            kernel.trim()
+        );
+        out.push_str(&self.text());
+        out.push('\n');
+        for note in &self.notes {
+            let _infallible = writeln!(out, "- {note}");
+        }
+        Ok(out)
+    }
+}
+
+impl Row {
+    fn value(&self, name: &str) -> String {
+        self.values.get(name).map_or_else(
+            || "-".to_owned(),
+            |v| {
+                let digits = if *v < 100.0 { 1 } else { 0 };
+                format!("{v:.digits$} {}", self.unit)
+            },
+        )
+    }
+
+    /// How many times better than another; above 1 is better.
+    fn ratio(&self, other: &str) -> Option<f64> {
+        let (ours, theirs) = (self.values.get("plimsoll")?, self.values.get(other)?);
+        Some(if self.rate {
+            ours / theirs
+        } else {
+            theirs / ours
+        })
+    }
+
+    fn markdown(&self) -> String {
+        let ratios: Vec<String> = COLUMNS
+            .iter()
+            .skip(1)
+            .filter_map(|name| Some(format!("{:.1}x {name}", self.ratio(name)?)))
+            .collect();
+        let promised: Vec<String> = self.targets.iter().map(|t| self.promise(*t)).collect();
+        let values: Vec<String> = COLUMNS.iter().map(|name| self.value(name)).collect();
+        format!(
+            "| {} | {} | {} | {} |",
+            self.what,
+            values.join(" | "),
+            ratios.join(", "),
+            promised.join(", ")
+        )
+    }
+
+    fn promise(&self, target: Target) -> String {
+        let (text, kept) = match target {
+            Target::Ratio(peer, times) => (
+                format!("{times}x {peer}"),
+                self.ratio(peer).map(|r| r >= times),
+            ),
+            Target::AtMost(most) => (
+                format!("at most {most} {}", self.unit),
+                self.values.get("plimsoll").map(|v| *v <= most),
+            ),
+        };
+        match kept {
+            Some(true) => format!("{text}: kept"),
+            Some(false) => format!("{text}: **missed**"),
+            None => format!("{text}: not measured"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ratios_and_promises() {
+        let mut table = Table::default();
+        let values = BTreeMap::from([("plimsoll", 10.0), ("docker", 150.0)]);
+        let targets = [
+            Target::Ratio("docker", 12.0),
+            Target::Ratio("podman", 8.0),
+            Target::AtMost(5.0),
+        ];
+        table.row("x", "ms", &values, &targets);
+        let text = table.text();
+        let line = text.lines().last().unwrap();
+        assert_eq!(
+            line,
+            "| x | 10.0 ms | 150 ms | - | - | 15.0x docker | 12x docker: kept, \
+             8x podman: not measured, at most 5 ms: **missed** |"
+        );
+    }
+
+    #[test]
+    fn the_median_of_few() {
+        assert!((median(&[3.0, 1.0, 2.0]) - 2.0).abs() < f64::EPSILON);
+        assert!(median(&[]).is_nan());
+    }
+}
