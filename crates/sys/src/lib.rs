@@ -9,11 +9,17 @@
 )]
 
 pub mod activation;
+pub mod bpf;
+pub mod caps;
+pub mod clone;
 pub mod fault;
 pub mod file;
 pub mod fdpass;
 pub mod fork;
 pub mod malloc;
+pub mod mount;
 pub mod priority;
+pub mod process;
+pub mod seccomp;
 pub mod signal;
 pub mod throwaway;
