@@ -1,16 +1,38 @@
 //! Control groups, version 1, hybrid and 2.
+//!
+//! ```text
+//! v1      <mount of memory>/<own cgroup>/plimsoll-<hash8>/<id>     one for each hierarchy used
+//! hybrid  the same, and <mount of unified>/plimsoll-<hash8>/<id>   freezes and kills in one write
+//! v2      <mount>/plimsoll-<hash8>/<id>                            for everything
+//! ```
+//!
+//! Every container has memory, pids, cpuacct (statistics), devices, and what freezes it; cpu,
+//! cpuset, blkio, hugetlb, net_cls, net_prio only when a limit needs them, since each hierarchy
+//! costs a directory, an entry and a removal. [`Cgroup::update`] joins further ones later.
+//!
+//! A v2 cgroup lies at the mount's root, not below our own: a cgroup with processes in it (the
+//! daemon) can't delegate controllers ("no internal processes", cgroup-v2.rst).
+//!
+//! source: Linux Documentation/admin-guide/cgroup-v1, cgroup-v2.rst; OCI runtime-spec 1.2
+//! config-linux.md "Control groups".
+
+mod devices;
+mod limits;
+mod observe;
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
+use host::{CgroupFacts, CgroupVersion};
 use oci_spec::runtime::LinuxResources;
 
+pub(crate) use devices::{program as device_program, unrestricted};
+pub(crate) use limits::writes;
+pub use observe::{OomWatch, Stats};
+
 /// Where a container's cgroup lies: one directory in each hierarchy used.
-///
-/// ```text
-/// <mount>/<own cgroup>/plimsoll-<hash8 of the exec root>/<container id>
-/// ```
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Cgroup {
     pub(crate) dirs: Vec<Dir>,
@@ -23,90 +45,134 @@ pub(crate) struct Dir {
     pub(crate) path: PathBuf,
 }
 
+impl Dir {
+    fn has(&self, controller: &str) -> bool {
+        self.controllers.iter().any(|c| c == controller)
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+}
+
 #[derive(Debug, thiserror::Error)]
 pub enum CgroupError {
-    #[error("{action} {path}")]
+    #[error("{action} {}", path.display())]
     Io {
         action: &'static str,
         path: PathBuf,
         #[source]
         source: io::Error,
     },
-    #[error("{what} can't be limited on this host: no {controller} controller")]
-    NoController {
-        what: &'static str,
-        controller: &'static str,
-    },
-    #[error("{0} did not become empty: a process in it can't be killed")]
+    #[error("processes in {} do not go: one of them can't be killed", .0.display())]
     Busy(PathBuf),
+    #[error("{} did not freeze in time", .0.display())]
+    NotFrozen(PathBuf),
 }
 
-/// A reading of a cgroup's counters. What a host doesn't count is `None` or 0.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Stats {
-    pub cpu_usage_ns: u64,
-    pub cpu_user_ns: u64,
-    pub cpu_system_ns: u64,
-    pub cpu_percpu_ns: Vec<u64>,
-    pub throttled_periods: u64,
-    pub throttled_total_periods: u64,
-    pub throttled_ns: u64,
-    pub memory_usage: u64,
-    pub memory_max_usage: Option<u64>,
-    /// `None`: unlimited.
-    pub memory_limit: Option<u64>,
-    pub memory_failcnt: u64,
-    /// `memory.stat` as the kernel has it.
-    pub memory_stat: Vec<(String, u64)>,
-    pub pids: u64,
-    pub pids_limit: Option<u64>,
-    pub oom_kills: u64,
-    /// (major, minor, operation, bytes).
-    pub io_bytes: Vec<(u64, u64, String, u64)>,
-    pub io_ops: Vec<(u64, u64, String, u64)>,
-}
-
-/// A descriptor that becomes readable (EPOLLIN on v1's eventfd, EPOLLPRI on v2's memory.events)
-/// when the container runs out of memory.
-#[derive(Debug)]
-pub struct OomWatch {
-    /// Register with EPOLLIN | EPOLLPRI.
-    pub fd: OwnedFd,
-}
-
-impl OomWatch {
-    /// Consumes the event; the number of processes killed for want of memory so far.
-    ///
-    /// # Errors
-    /// When the cgroup is gone.
-    pub fn read(&self) -> Result<u64, CgroupError> {
-        Ok(0)
+pub(crate) fn failed<'p>(
+    action: &'static str,
+    path: &'p Path,
+) -> impl FnOnce(io::Error) -> CgroupError + use<'p> {
+    move |source| CgroupError::Io {
+        action,
+        path: path.to_owned(),
+        source,
     }
 }
+
+/// Controllers every container has, where the host has them.
+const ALWAYS: [&str; 4] = ["memory", "pids", "cpuacct", "devices"];
 
 /// `plimsoll-<first 8 hex digits of SHA-256 of the exec root>`: the parent of an instance's cgroups.
 #[must_use]
 pub fn instance_name(exec_root: &Path) -> String {
     use sha2::{Digest, Sha256};
-    use std::os::unix::ffi::OsStrExt;
     let hash = Sha256::digest(exec_root.as_os_str().as_bytes());
     format!("plimsoll-{}", hex::encode(&hash[..4]))
 }
 
+/// v1 controllers that these limits need beyond [`ALWAYS`].
+fn wanted(resources: Option<&LinuxResources>) -> Vec<&'static str> {
+    let mut out = ALWAYS.to_vec();
+    let Some(r) = resources else { return out };
+    if let Some(cpu) = r.cpu() {
+        let time = cpu.shares().is_some()
+            || cpu.quota().is_some()
+            || cpu.period().is_some()
+            || cpu.idle().is_some()
+            || cpu.burst().is_some()
+            || cpu.realtime_runtime().is_some()
+            || cpu.realtime_period().is_some();
+        if time {
+            out.push("cpu");
+        }
+        if cpu.cpus().is_some() || cpu.mems().is_some() {
+            out.push("cpuset");
+        }
+    }
+    if r.block_io().as_ref().is_some_and(limits::limits_io) {
+        out.push("blkio");
+    }
+    if r.hugepage_limits().as_ref().is_some_and(|h| !h.is_empty()) {
+        out.push("hugetlb");
+    }
+    if let Some(net) = r.network() {
+        if net.class_id().is_some() {
+            out.push("net_cls");
+        }
+        if net.priorities().as_ref().is_some_and(|p| !p.is_empty()) {
+            out.push("net_prio");
+        }
+    }
+    out
+}
+
 impl Cgroup {
     /// Where the cgroup of `id` is or will be. `resources` decides which hierarchies beyond those
-    /// every container has (memory, pids, cpuacct, devices, freezer) are used. `parent` replaces
-    /// the own cgroup of this process (`--cgroup-parent`).
+    /// every container has are used. `parent` replaces the own cgroup of this process and the
+    /// instance's directory (`--cgroup-parent`).
     #[must_use]
     pub fn of(
-        facts: &host::CgroupFacts,
+        facts: &CgroupFacts,
         instance: &str,
         id: &str,
         resources: Option<&LinuxResources>,
         parent: Option<&Path>,
     ) -> Self {
-        let _ = (facts, instance, id, resources, parent);
-        Self { dirs: Vec::new() }
+        let mut wanted = wanted(resources);
+        // the hybrid's second hierarchy freezes better than v1's freezer: frozen processes can be
+        // killed, and a stop is atomic
+        let unified = facts.v2().is_some_and(|h| h.writable) && facts.kill;
+        if !unified {
+            wanted.push("freezer");
+        }
+        let mut dirs: Vec<Dir> = Vec::new();
+        for h in &facts.hierarchies {
+            let v2 = h.version == CgroupVersion::V2;
+            let used = v2 || h.controllers.iter().any(|c| wanted.contains(&c.as_str()));
+            if used {
+                dirs.push(Dir {
+                    v2,
+                    controllers: h.controllers.clone(),
+                    path: place(h, instance, id, parent),
+                });
+            }
+        }
+        Self { dirs }
+    }
+
+    /// The cgroup of `id` as it is found now: directories that exist, in whatever hierarchy.
+    #[must_use]
+    pub fn find(facts: &CgroupFacts, instance: &str, id: &str, parent: Option<&Path>) -> Self {
+        let dirs = facts.hierarchies.iter().map(|h| Dir {
+            v2: h.version == CgroupVersion::V2,
+            controllers: h.controllers.clone(),
+            path: place(h, instance, id, parent),
+        });
+        Self {
+            dirs: dirs.filter(|d| d.path.is_dir()).collect(),
+        }
     }
 
     /// The directories, for records and messages.
@@ -114,19 +180,60 @@ impl Cgroup {
         self.dirs.iter().map(|d| d.path.as_path())
     }
 
+    pub(crate) fn dir(&self, controller: &str) -> Option<&Dir> {
+        self.dirs.iter().find(|d| d.has(controller))
+    }
+
+    fn v2(&self) -> Option<&Dir> {
+        self.dirs.iter().find(|d| d.v2)
+    }
+
     /// Stops every process of the cgroup; returns when all are stopped.
     ///
     /// # Errors
-    /// Also when they aren't within the deadline.
-    pub fn freeze(&self, deadline: std::time::Duration) -> Result<(), CgroupError> {
-        let _ = deadline;
-        Ok(())
+    /// Also when they aren't within the deadline; then they are thawed again.
+    pub fn freeze(&self, deadline: Duration) -> Result<(), CgroupError> {
+        let (file, value, state, done) = match (self.v2(), self.dir("freezer")) {
+            (Some(d), _) => (
+                d.file("cgroup.freeze"),
+                "1",
+                d.file("cgroup.events"),
+                "frozen 1",
+            ),
+            (None, Some(d)) => (
+                d.file("freezer.state"),
+                "FROZEN",
+                d.file("freezer.state"),
+                "FROZEN",
+            ),
+            (None, None) => return Ok(()),
+        };
+        sys::fault::point("cgroup.freeze").map_err(failed("freeze", &file))?;
+        let end = Instant::now() + deadline;
+        loop {
+            // v1 may need the word again: a process that forked meanwhile is thawed
+            write(&file, value)?;
+            if read(&state)?.lines().any(|l| l == done) {
+                return Ok(());
+            }
+            if Instant::now() >= end {
+                self.thaw()?;
+                return Err(CgroupError::NotFrozen(file));
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
+    /// Lets frozen processes run.
+    ///
     /// # Errors
     /// As writing the freezer's state.
     pub fn thaw(&self) -> Result<(), CgroupError> {
-        Ok(())
+        match (self.v2(), self.dir("freezer")) {
+            (Some(d), _) => write(&d.file("cgroup.freeze"), "0"),
+            (None, Some(d)) => write(&d.file("freezer.state"), "THAWED"),
+            (None, None) => Ok(()),
+        }
     }
 
     /// SIGKILLs every process, new ones included, frozen ones too. Doesn't wait for their end.
@@ -134,58 +241,330 @@ impl Cgroup {
     /// # Errors
     /// As the kernel's files.
     pub fn kill_all(&self) -> Result<(), CgroupError> {
-        Ok(())
+        if let Some(d) = self.v2() {
+            let file = d.file("cgroup.kill");
+            match write(&file, "1") {
+                Ok(()) => return self.thaw(),
+                Err(CgroupError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                }
+                Err(e) => return Err(e),
+            }
+        }
+        // Without cgroup.kill: stop everything first, so that nothing can fork away. A process in
+        // an uninterruptible wait doesn't freeze; it is killed all the same.
+        let _killed_anyway = self.freeze(Duration::from_millis(50));
+        for pid in self.pids()? {
+            let _gone_is_fine = sys::process::kill(pid, libc::SIGKILL);
+        }
+        self.thaw()
     }
 
     /// Process ids in the cgroup and below it, as seen by the caller.
     ///
     /// # Errors
-    /// When the cgroup is gone.
+    /// When the cgroup can't be read; one that is gone is empty.
     pub fn pids(&self) -> Result<Vec<i32>, CgroupError> {
-        Ok(Vec::new())
+        let Some(dir) = self.dir("pids").or_else(|| self.dirs.first()) else {
+            return Ok(Vec::new());
+        };
+        let mut out = Vec::new();
+        for d in tree(&dir.path) {
+            match read(&d.join("cgroup.procs")) {
+                Ok(text) => out.extend(text.lines().filter_map(|l| l.parse::<i32>().ok())),
+                Err(CgroupError::Io { source, .. }) if is_gone(&source) => {}
+                // a threaded subtree is listed by its parent
+                Err(CgroupError::Io { source, .. })
+                    if source.raw_os_error() == Some(libc::EOPNOTSUPP) => {}
+                Err(e) => return Err(e),
+            }
+        }
+        out.sort_unstable();
+        out.dedup();
+        Ok(out)
     }
 
     /// Changes limits of a running container; hierarchies not used yet are joined. Returns what
-    /// this host can't limit.
+    /// this host can't limit, in words.
     ///
     /// # Errors
     /// A value the kernel refuses, with the file.
     pub fn update(
         &self,
-        facts: &host::CgroupFacts,
+        facts: &CgroupFacts,
         resources: &LinuxResources,
     ) -> Result<Vec<String>, CgroupError> {
-        let _ = (facts, resources);
-        Ok(Vec::new())
+        let all = self.extended(facts, resources);
+        for dir in all.dirs.iter().filter(|d| !self.dirs.contains(d)) {
+            make(dir)?;
+            self.move_all_into(dir)?;
+        }
+        let (writes, warnings) = limits::update_writes(&all, resources)?;
+        for w in &writes {
+            sys::fault::point("cgroup.update").map_err(failed("write", &w.path))?;
+            write(&w.path, &w.value)?;
+        }
+        Ok(warnings)
     }
 
-    /// # Errors
-    /// When the cgroup is gone.
-    pub fn stats(&self) -> Result<Stats, CgroupError> {
-        Ok(Stats::default())
+    /// These directories and those that further limits need.
+    fn extended(&self, facts: &CgroupFacts, resources: &LinuxResources) -> Self {
+        let mut all = self.clone();
+        let Some(any) = self.dirs.iter().find(|d| !d.v2) else {
+            return all;
+        };
+        for c in wanted(Some(resources)) {
+            let Some(h) = facts.controller(c).filter(|_| all.dir(c).is_none()) else {
+                continue;
+            };
+            let here = facts.controller(&any.controllers[0]);
+            let below = here.and_then(|x| any.path.strip_prefix(&x.own).ok());
+            if let Some(below) = below {
+                all.dirs.push(Dir {
+                    v2: h.version == CgroupVersion::V2,
+                    controllers: h.controllers.clone(),
+                    path: h.own.join(below),
+                });
+            }
+        }
+        all
     }
 
-    /// `None` where no memory controller is there.
-    ///
-    /// # Errors
-    /// When the cgroup is gone.
-    pub fn oom_watch(&self) -> Result<Option<OomWatch>, CgroupError> {
-        Ok(None)
+    fn move_all_into(&self, dir: &Dir) -> Result<(), CgroupError> {
+        let file = dir.file("cgroup.procs");
+        // a process that forks while being moved leaves a child behind: again until none is left
+        for _ in 0..16 {
+            let there = read(&file)?;
+            let missing: Vec<i32> = self
+                .pids()?
+                .into_iter()
+                .filter(|p| !there.lines().any(|l| l == p.to_string()))
+                .collect();
+            if missing.is_empty() {
+                return Ok(());
+            }
+            for pid in missing {
+                match write(&file, &pid.to_string()) {
+                    Err(CgroupError::Io { source, .. })
+                        if source.raw_os_error() == Some(libc::ESRCH) => {}
+                    other => other?,
+                }
+            }
+        }
+        Err(CgroupError::Busy(dir.path.clone()))
     }
 
     /// Kills what is left and removes the directories, also nested ones; absent ones are fine.
     ///
     /// # Errors
     /// When processes don't go within the deadline.
-    pub fn remove(&self, deadline: std::time::Duration) -> Result<(), CgroupError> {
-        let _ = deadline;
+    pub fn remove(&self, deadline: Duration) -> Result<(), CgroupError> {
+        let end = Instant::now() + deadline;
+        let mut killed = false;
+        for dir in &self.dirs {
+            sys::fault::point("cgroup.remove").map_err(failed("remove", &dir.path))?;
+            let mut pause = Duration::from_micros(50);
+            while let Err(e) = remove_tree(&dir.path) {
+                if e.raw_os_error() != Some(libc::EBUSY) {
+                    return Err(failed("remove", &dir.path)(e));
+                }
+                if !killed {
+                    self.kill_all()?;
+                    killed = true;
+                }
+                if Instant::now() >= end {
+                    return Err(CgroupError::Busy(dir.path.clone()));
+                }
+                // a killed process leaves its cgroup some time after it is reaped
+                std::thread::sleep(pause);
+                pause = (pause * 2).min(Duration::from_millis(5));
+            }
+        }
         Ok(())
     }
 
     /// Cgroups of an instance that no id in `known` owns: what a crash left behind.
     #[must_use]
-    pub fn strays(facts: &host::CgroupFacts, instance: &str, known: &[&str]) -> Vec<Self> {
-        let _ = (facts, instance, known);
-        Vec::new()
+    pub fn strays(facts: &CgroupFacts, instance: &str, known: &[&str]) -> Vec<Self> {
+        let mut ids = std::collections::BTreeSet::new();
+        for h in &facts.hierarchies {
+            let dir = instance_dir(h, instance);
+            let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+            let dirs = entries.filter(|e| e.file_type().is_ok_and(|t| t.is_dir()));
+            ids.extend(dirs.filter_map(|e| e.file_name().into_string().ok()));
+        }
+        ids.iter()
+            .filter(|id| !known.contains(&id.as_str()))
+            .map(|id| Self::find(facts, instance, id, None))
+            .collect()
+    }
+
+    /// Removes the instance's own directories when no container is left in them.
+    pub fn remove_instance(facts: &CgroupFacts, instance: &str) {
+        for h in &facts.hierarchies {
+            // not empty, or never made: both fine
+            let _still_used = std::fs::remove_dir(instance_dir(h, instance));
+        }
+    }
+
+    /// Makes the directories.
+    pub(crate) fn create_dir(
+        path: &Path,
+        v2: bool,
+        controllers: &str,
+        cpuset: bool,
+    ) -> io::Result<()> {
+        sys::fault::point("cgroup.mkdir")?;
+        match std::fs::create_dir(path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                // the instance's first container; another start may make or remove it meanwhile
+                let parent = path.parent().ok_or(e)?;
+                std::fs::create_dir_all(parent)?;
+                if v2 {
+                    delegate(parent, controllers)?;
+                }
+                if cpuset {
+                    copy_down(parent)?;
+                }
+                std::fs::create_dir(path)?;
+            }
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+                // left by a crash of a start of the same id: must be empty to be taken over
+                std::fs::remove_dir(path)?;
+                std::fs::create_dir(path)?;
+            }
+            other => other?,
+        }
+        if cpuset {
+            copy_down(path)?;
+        }
+        Ok(())
+    }
+}
+
+fn instance_dir(h: &host::CgroupHierarchy, instance: &str) -> PathBuf {
+    match h.version {
+        CgroupVersion::V1 => h.own.join(instance),
+        CgroupVersion::V2 => h.mount.join(instance),
+    }
+}
+
+fn place(h: &host::CgroupHierarchy, instance: &str, id: &str, parent: Option<&Path>) -> PathBuf {
+    match parent {
+        Some(p) => h.mount.join(p.strip_prefix("/").unwrap_or(p)).join(id),
+        None => instance_dir(h, instance).join(id),
+    }
+}
+
+fn make(dir: &Dir) -> Result<(), CgroupError> {
+    Cgroup::create_dir(
+        &dir.path,
+        dir.v2,
+        &dir.controllers.join(" "),
+        dir.has("cpuset") && !dir.v2,
+    )
+    .map_err(failed("make", &dir.path))
+}
+
+/// v2: children of `parent` and of what is above it get the controllers.
+fn delegate(parent: &Path, controllers: &str) -> io::Result<()> {
+    let wanted: Vec<String> = controllers
+        .split_whitespace()
+        .map(|c| format!("+{c}"))
+        .collect();
+    if wanted.is_empty() {
+        return Ok(());
+    }
+    let mut above: Vec<&Path> = parent
+        .ancestors()
+        .take_while(|p| p.join("cgroup.subtree_control").exists())
+        .collect();
+    above.reverse();
+    for dir in above {
+        let file = dir.join("cgroup.subtree_control");
+        if std::fs::write(&file, wanted.join(" ")).is_err() {
+            // one by one: a controller that can't be had here must not cost the others
+            for w in &wanted {
+                let _stats_without_it = std::fs::write(&file, w);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// v1 cpuset: a new directory has no cpus and no mems, and nobody may enter it.
+fn copy_down(dir: &Path) -> io::Result<()> {
+    for name in ["cpuset.cpus", "cpuset.mems"] {
+        let here = dir.join(name);
+        if std::fs::read_to_string(&here)?.trim().is_empty() {
+            let above = dir.parent().unwrap_or(dir);
+            let inherited = std::fs::read_to_string(above.join(name))?;
+            if inherited.trim().is_empty() {
+                copy_down(above)?;
+            }
+            let inherited = std::fs::read_to_string(above.join(name))?;
+            std::fs::write(&here, inherited.trim())?;
+        }
+    }
+    Ok(())
+}
+
+pub(crate) fn write(path: &Path, value: &str) -> Result<(), CgroupError> {
+    use std::io::Write;
+    // no O_CREAT, O_TRUNC: an absent file is a missing feature, not a new file
+    std::fs::OpenOptions::new()
+        .write(true)
+        .open(path)
+        .and_then(|mut f| f.write_all(value.as_bytes()))
+        .map_err(failed("write", path))
+}
+
+pub(crate) fn read(path: &Path) -> Result<String, CgroupError> {
+    std::fs::read_to_string(path).map_err(failed("read", path))
+}
+
+fn is_gone(e: &io::Error) -> bool {
+    e.kind() == io::ErrorKind::NotFound || e.raw_os_error() == Some(libc::ENODEV)
+}
+
+/// A directory and all below it, parents first.
+fn tree(dir: &Path) -> Vec<PathBuf> {
+    let mut out = vec![dir.to_owned()];
+    let mut next = 0;
+    while let Some(d) = out.get(next).cloned() {
+        next += 1;
+        for e in std::fs::read_dir(&d).into_iter().flatten().flatten() {
+            if e.file_type().is_ok_and(|t| t.is_dir()) {
+                out.push(e.path());
+            }
+        }
+    }
+    out
+}
+
+fn remove_tree(dir: &Path) -> io::Result<()> {
+    match std::fs::remove_dir(dir) {
+        Ok(()) => return Ok(()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        // EBUSY: processes, or children
+        Err(_) => {}
+    }
+    for d in tree(dir).iter().rev() {
+        match std::fs::remove_dir(d) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            other => other?,
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_instance_is_named_by_its_exec_root() {
+        let a = instance_name(Path::new("/run/plimsoll"));
+        assert_eq!(a.len(), "plimsoll-".len() + 8);
+        assert_ne!(a, instance_name(Path::new("/run/plimsoll2")));
     }
 }

@@ -16,13 +16,17 @@
 //!
 //! source: OCI runtime-spec 1.2, config.md and config-linux.md.
 
+pub mod capability;
 pub mod cgroup;
 mod error;
+mod execute;
+mod ops;
 mod plan;
 pub mod rootfs;
 pub mod seccomp;
 mod spawn;
 pub mod users;
+mod wire;
 
 pub use error::{Detail, StepError};
 pub use plan::{

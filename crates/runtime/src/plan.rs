@@ -1,14 +1,33 @@
 //! From an OCI spec and the host's facts to an operation list. Pure.
+//!
+//! ```text
+//! in the host's view     cgroups, oom score, label file, namespaces to join, id maps, clock
+//! namespaces             cgroup, loopback, host name
+//! root                   "/" no longer sends mounts; the root is put on top of it
+//! mounts                 in the spec's order; /dev's nodes right after /dev
+//! hiding                 masked, read-only paths; sysctls; terminal; pivot_root
+//! process                limits, directory, bounding set, ids, capabilities, filter, execve
+//! ```
+
+mod explain;
+mod mounts;
+mod process;
 
 use std::collections::BTreeMap;
+use std::ffi::{CStr, CString};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use oci_spec::runtime::{PosixRlimitType, Process, Spec};
+use oci_spec::runtime::{
+    LinuxIdMapping, LinuxNamespaceType, LinuxResources, PosixRlimitType, Process, Spec,
+};
 
-use crate::StepError;
-use crate::cgroup::Cgroup;
+use crate::cgroup::{self, Cgroup};
+use crate::ops::{CgroupDir, CgroupWrite, FORMAT, Header, MAGIC, Op};
 use crate::seccomp::Filter;
+use crate::wire::{List, ListBuf, Reader, Wire};
+use explain::{Hint, Label};
 
 /// Where the container's root comes from.
 #[derive(Debug, Clone, Copy)]
@@ -92,7 +111,8 @@ pub enum PlanError {
 pub struct Plan {
     encoded: Vec<u8>,
     /// What each step is, in words, by step number.
-    labels: Vec<String>,
+    labels: Vec<Label>,
+    warnings: Vec<String>,
 }
 
 impl Plan {
@@ -102,29 +122,55 @@ impl Plan {
         &self.encoded
     }
 
-    /// What failed, in words that name the thing and where the user can act, such as
-    /// `mount volume data at /data: no such file or directory: ...`. For the program itself the
-    /// words are Docker's (`exec: "x": executable file not found in $PATH`), since clients map
-    /// them to exit codes.
+    /// What the spec asks for and this host can't do, where that doesn't prevent the start.
     #[must_use]
-    pub fn explain(&self, error: StepError) -> String {
-        let what = self.labels.get(error.step as usize).map_or("start", |l| l);
-        format!("{what}: {}", std::io::Error::from_raw_os_error(error.errno))
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
     }
 
-    /// The exit code that stands for this failure: 127 program not found, 126 it can't be
-    /// executed, 125 anything of ours.
+    /// The steps in words, one a line, for tests and people.
+    ///
+    /// # Panics
+    /// Never for a plan made by this program.
     #[must_use]
-    pub fn exit_code(&self, error: StepError) -> u8 {
-        let _ = error;
-        125
+    pub fn describe(&self) -> String {
+        use std::fmt::Write;
+        let plan = EncodedPlan::decode(&self.encoded).expect("the encoder's output decodes");
+        let mut out = String::new();
+        let h = plan.header;
+        let mut line = |args: std::fmt::Arguments<'_>| {
+            out.write_fmt(args).expect("a String takes everything");
+            out.push('\n');
+        };
+        line(format_args!("clone {:#x}", h.clone_flags));
+        for d in h.cgroup_dirs.iter() {
+            line(format_args!("cgroup {:?}", d.path));
+        }
+        for w in h.cgroup_writes.iter() {
+            line(format_args!("write {:?} {:?}", w.path, w.value));
+        }
+        for (step, op) in plan.ops() {
+            let label = self.labels.get(step as usize).map_or("", |l| &l.what);
+            match op {
+                Op::Seccomp { program, flags } => line(format_args!(
+                    "{step:3} Seccomp {} instructions, flags {flags}   # {label}",
+                    program.len() / 8
+                )),
+                op => line(format_args!("{step:3} {op:?}   # {label}")),
+            }
+        }
+        line(format_args!(
+            "exec {:?} argv {:?} envp {:?}",
+            h.candidates, h.argv, h.envp
+        ));
+        out
     }
 }
 
 #[derive(Debug, thiserror::Error)]
 pub enum DecodeError {
-    #[error("plan is truncated or damaged at byte {0}")]
-    Damaged(usize),
+    #[error("plan is truncated or damaged")]
+    Damaged,
     #[error("plan has format {found}, this program reads {expected}")]
     Format { found: u32, expected: u32 },
 }
@@ -132,7 +178,7 @@ pub enum DecodeError {
 /// A plan as it lies in memory; every offset in it has been checked.
 #[derive(Debug, Clone, Copy)]
 pub struct EncodedPlan<'a> {
-    bytes: &'a [u8],
+    pub(crate) header: Header<'a>,
 }
 
 impl<'a> EncodedPlan<'a> {
@@ -141,20 +187,302 @@ impl<'a> EncodedPlan<'a> {
     /// # Errors
     /// When the bytes aren't what [`Plan::encode`] wrote.
     pub fn decode(bytes: &'a [u8]) -> Result<Self, DecodeError> {
-        Ok(Self { bytes })
+        let mut r = Reader::new(bytes);
+        if u32::get(&mut r) != Some(MAGIC) {
+            return Err(DecodeError::Damaged);
+        }
+        let found = u32::get(&mut r).ok_or(DecodeError::Damaged)?;
+        if found != FORMAT {
+            return Err(DecodeError::Format {
+                found,
+                expected: FORMAT,
+            });
+        }
+        let header = Header::get(&mut Reader::new(bytes)).ok_or(DecodeError::Damaged)?;
+        let mut ops = Reader::new(header.ops);
+        while ops.left() > 0 {
+            u32::get(&mut ops)
+                .and_then(|_| Op::get(&mut ops))
+                .ok_or(DecodeError::Damaged)?;
+        }
+        Ok(Self { header })
     }
 
-    /// The cgroup of the plan, to watch, freeze, and at last remove it.
+    /// The child's operations with their step numbers.
+    pub(crate) fn ops(&self) -> impl Iterator<Item = (u32, Op<'a>)> + use<'a> {
+        let mut r = Reader::new(self.header.ops);
+        std::iter::from_fn(move || Some((u32::get(&mut r)?, Op::get(&mut r)?)))
+    }
+
+    pub(crate) fn candidates(&self) -> List<'a, &'a CStr> {
+        self.header.candidates
+    }
+
+    pub(crate) fn exec_step(&self) -> u32 {
+        self.header.exec_step
+    }
+
+    /// The cgroup of the plan, to watch, freeze, and at last remove it. `None`: the plan makes
+    /// none (an exec, which enters the container's).
     #[must_use]
     pub fn cgroup(&self) -> Option<Cgroup> {
-        let _ = self.bytes;
-        None
+        let dirs: Vec<_> = self
+            .header
+            .cgroup_dirs
+            .iter()
+            .map(|d| cgroup::Dir {
+                v2: d.v2,
+                controllers: d
+                    .controllers
+                    .to_string_lossy()
+                    .split_whitespace()
+                    .map(str::to_owned)
+                    .collect(),
+                path: PathBuf::from(std::ffi::OsStr::from_bytes(d.path.to_bytes())),
+            })
+            .collect();
+        (!dirs.is_empty()).then_some(Cgroup { dirs })
     }
 
     /// A terminal is made by the child: [`crate::Spawned::terminal`] will be there.
     #[must_use]
     pub fn terminal(&self) -> bool {
-        false
+        self.header.terminal
+    }
+}
+
+fn c_string(what: &str, bytes: &[u8]) -> Result<CString, PlanError> {
+    CString::new(bytes).map_err(|_| PlanError::Nul { what: what.into() })
+}
+
+fn c_path(path: &Path) -> Result<CString, PlanError> {
+    c_string(&path.display().to_string(), path.as_os_str().as_bytes())
+}
+
+fn invalid(what: impl Into<String>, why: impl Into<String>) -> PlanError {
+    PlanError::Invalid {
+        what: what.into(),
+        why: why.into(),
+    }
+}
+
+/// Collects operations and what they are called.
+#[derive(Default)]
+struct Builder {
+    labels: Vec<Label>,
+    ops: Vec<u8>,
+    warnings: Vec<String>,
+}
+
+impl Builder {
+    fn step(&mut self, what: impl Into<String>) -> u32 {
+        self.label(Label {
+            what: what.into(),
+            hint: Hint::None,
+        })
+    }
+
+    fn label(&mut self, label: Label) -> u32 {
+        self.labels.push(label);
+        u32::try_from(self.labels.len() - 1).unwrap_or(u32::MAX)
+    }
+
+    /// A step with its name.
+    fn push(&mut self, what: impl Into<String>, op: Op<'_>) {
+        let step = self.step(what);
+        self.add(step, op);
+    }
+
+    fn add(&mut self, step: u32, op: Op<'_>) {
+        step.put(&mut self.ops);
+        op.put(&mut self.ops);
+    }
+}
+
+/// What the parent does before the child exists, in owned strings.
+#[derive(Default)]
+struct Prelude {
+    clone_flags: u64,
+    joins_target: bool,
+    pid_namespace: Option<CString>,
+    maps: Option<(CString, CString)>,
+    map_step: u32,
+    dirs: Vec<OwnedDir>,
+    writes: Vec<(u32, CString, CString, bool)>,
+    device_program: Vec<u8>,
+    device_step: u32,
+    born_in: Option<CString>,
+    die_with_parent: bool,
+}
+
+struct OwnedDir {
+    step: u32,
+    v2: bool,
+    controllers: CString,
+    path: CString,
+    cpuset: bool,
+}
+
+impl Prelude {
+    fn finish(self, b: Builder, program: &process::Program) -> Plan {
+        let dirs = ListBuf::of(self.dirs.iter().map(|d| CgroupDir {
+            step: d.step,
+            v2: d.v2,
+            controllers: &d.controllers,
+            path: &d.path,
+            cpuset: d.cpuset,
+            _life: std::marker::PhantomData,
+        }));
+        let writes =
+            ListBuf::of(
+                self.writes
+                    .iter()
+                    .map(|(step, path, value, required)| CgroupWrite {
+                        step: *step,
+                        path,
+                        value,
+                        required: *required,
+                        _life: std::marker::PhantomData,
+                    }),
+            );
+        let strings = |list: &[CString]| ListBuf::of(list.iter().map(CString::as_c_str));
+        let argv = strings(&program.argv);
+        let envp = strings(&program.envp);
+        let candidates = strings(&program.candidates);
+        let header = Header {
+            magic: MAGIC,
+            format: FORMAT,
+            clone_flags: self.clone_flags,
+            terminal: program.terminal,
+            joins_target: self.joins_target,
+            pid_namespace: self.pid_namespace.as_deref(),
+            uid_map: self.maps.as_ref().map(|m| m.0.as_c_str()),
+            gid_map: self.maps.as_ref().map(|m| m.1.as_c_str()),
+            map_step: self.map_step,
+            cgroup_dirs: dirs.list(),
+            cgroup_writes: writes.list(),
+            device_program: &self.device_program,
+            device_step: self.device_step,
+            born_in: self.born_in.as_deref(),
+            ops: &b.ops,
+            argv: argv.list(),
+            envp: envp.list(),
+            candidates: candidates.list(),
+            exec_step: program.step,
+            die_with_parent: self.die_with_parent,
+            _life: std::marker::PhantomData,
+        };
+        let mut encoded = Vec::with_capacity(b.ops.len() + 4096);
+        header.put(&mut encoded);
+        Plan {
+            encoded,
+            labels: b.labels,
+            warnings: b.warnings,
+        }
+    }
+
+    /// Directories and values for a new cgroup.
+    fn cgroup(
+        &mut self,
+        b: &mut Builder,
+        cgroup: &Cgroup,
+        resources: Option<&LinuxResources>,
+    ) -> Result<(), PlanError> {
+        for d in &cgroup.dirs {
+            self.dirs.push(OwnedDir {
+                step: b.step(format!("make cgroup {}", d.path.display())),
+                v2: d.v2,
+                controllers: c_string("controllers", d.controllers.join(" ").as_bytes())?,
+                path: c_path(&d.path)?,
+                cpuset: !d.v2 && d.controllers.iter().any(|c| c == "cpuset"),
+            });
+        }
+        let Some(resources) = resources else {
+            return Ok(());
+        };
+        let (writes, warnings) = cgroup::writes(cgroup, resources);
+        b.warnings.extend(warnings);
+        for w in writes {
+            let step = b.step(format!("limit {} to {}", w.what, w.value));
+            let value = c_string(&w.what, w.value.as_bytes())?;
+            self.writes
+                .push((step, c_path(&w.path)?, value, !w.optional));
+        }
+        let devices_v1 = cgroup.dir("devices").is_some();
+        if let (false, Some(d), Some(spec)) = (
+            devices_v1,
+            cgroup.dirs.iter().find(|d| d.v2),
+            resources.devices(),
+        ) && !cgroup::unrestricted(Some(spec))
+        {
+            self.device_step = b.step(format!("limit devices of {}", d.path.display()));
+            let words = cgroup::device_program(spec);
+            self.device_program = words.iter().flat_map(|w| w.to_le_bytes()).collect();
+        }
+        Ok(())
+    }
+
+    /// v1: operations by which the child enters; v2: where it is born.
+    fn enter(&mut self, b: &mut Builder, cgroup: &Cgroup) -> Result<(), PlanError> {
+        for d in &cgroup.dirs {
+            if d.v2 {
+                self.born_in = Some(c_path(&d.path)?);
+            } else {
+                let tasks = c_path(&d.path.join("tasks"))?;
+                b.push(
+                    format!("enter cgroup {}", d.path.display()),
+                    Op::EnterCgroup { tasks: &tasks },
+                );
+            }
+        }
+        Ok(())
+    }
+}
+
+const CLONE_NEWTIME: u32 = 0x80;
+
+fn map_text(maps: &[LinuxIdMapping]) -> Result<CString, PlanError> {
+    let lines: Vec<String> = maps
+        .iter()
+        .map(|m| format!("{} {} {}", m.container_id(), m.host_id(), m.size()))
+        .collect();
+    c_string("id map", lines.join("\n").as_bytes())
+}
+
+/// The namespaces of a spec: new ones as flags, joined ones by path.
+struct Namespaces<'a> {
+    new: u32,
+    join: Vec<(LinuxNamespaceType, &'a Path)>,
+}
+
+impl<'a> Namespaces<'a> {
+    fn of(spec: &'a Spec) -> Self {
+        let list = spec
+            .linux()
+            .as_ref()
+            .and_then(|l| l.namespaces().as_deref());
+        let mut out = Self {
+            new: 0,
+            join: Vec::new(),
+        };
+        for n in list.unwrap_or_default() {
+            match n.path().as_deref().filter(|p| !p.as_os_str().is_empty()) {
+                Some(path) => out.join.push((n.typ(), path)),
+                None => out.new |= n.typ() as u32,
+            }
+        }
+        // a user namespace first: it gives the right to join those it owns
+        out.join
+            .sort_by_key(|(t, _)| *t != LinuxNamespaceType::User);
+        out
+    }
+
+    fn is_new(&self, kind: LinuxNamespaceType) -> bool {
+        self.new & kind as u32 != 0
+    }
+
+    fn all(&self) -> u32 {
+        self.join.iter().fold(self.new, |m, (t, _)| m | *t as u32)
     }
 }
 
@@ -163,8 +491,127 @@ impl<'a> EncodedPlan<'a> {
 /// # Errors
 /// When the spec asks for what can't be had, named.
 pub fn plan(input: &PlanInput<'_>) -> Result<Plan, PlanError> {
-    let _ = input;
-    Err(PlanError::Missing("implementation yet"))
+    let spec = input.spec;
+    let process = spec
+        .process()
+        .as_ref()
+        .ok_or(PlanError::Missing("process"))?;
+    let linux = spec.linux().clone().unwrap_or_default();
+    let namespaces = Namespaces::of(spec);
+    if !namespaces.is_new(LinuxNamespaceType::Mount) {
+        return Err(invalid(
+            "namespaces",
+            "a container needs its own mount namespace",
+        ));
+    }
+    let mut b = Builder::default();
+    b.step("start the container's first process");
+    let mut prelude = Prelude {
+        die_with_parent: input.die_with_parent,
+        ..Prelude::default()
+    };
+    let late = LinuxNamespaceType::Cgroup as u32 | CLONE_NEWTIME;
+    prelude.clone_flags = u64::from(namespaces.new & !late);
+    if namespaces.is_new(LinuxNamespaceType::User) {
+        let maps = (
+            map_text(linux.uid_mappings().as_deref().unwrap_or_default())?,
+            map_text(linux.gid_mappings().as_deref().unwrap_or_default())?,
+        );
+        prelude.map_step = b.step("map user and group ids");
+        prelude.maps = Some(maps);
+    }
+    if let Some(cgroup) = input.cgroup {
+        prelude.cgroup(&mut b, cgroup, linux.resources().as_ref())?;
+    }
+    process::before(&mut b, process, input.facts, &input.asked)?;
+    join(&mut b, &mut prelude, &namespaces)?;
+    if let Some(cgroup) = input.cgroup {
+        prelude.enter(&mut b, cgroup)?;
+    }
+    own_namespaces(&mut b, spec, &namespaces)?;
+    mounts::plan(&mut b, input, process, &namespaces)?;
+    let program = process::plan(
+        &mut b,
+        process,
+        &process::Context {
+            facts: input.facts,
+            asked: &input.asked,
+            seccomp: &input.seccomp,
+            profile: linux.seccomp().as_ref(),
+            init: input.init,
+            die_with_parent: input.die_with_parent,
+            personality: linux.personality().as_ref(),
+            console: true,
+            pivot: true,
+        },
+    )?;
+    Ok(prelude.finish(b, &program))
+}
+
+fn join(b: &mut Builder, prelude: &mut Prelude, all: &Namespaces<'_>) -> Result<(), PlanError> {
+    for (kind, path) in &all.join {
+        let c = c_path(path)?;
+        if *kind == LinuxNamespaceType::Pid {
+            // only a process' children are in the pid namespace it joins: the parent's part
+            prelude.pid_namespace = Some(c);
+            continue;
+        }
+        let what = format!("join the {kind} namespace of {}", path.display());
+        let passed = path.to_str().and_then(|p| p.strip_prefix("fd:"));
+        let kind = *kind as u32;
+        match passed.map(str::parse) {
+            Some(Ok(index)) => b.push(what, Op::JoinPassed { kind, index }),
+            Some(Err(_)) => return Err(invalid("namespace path", "fd:<index> needs a number")),
+            None => b.push(what, Op::JoinPath { kind, path: &c }),
+        }
+    }
+    Ok(())
+}
+
+/// Sets up the namespaces that are the container's own.
+fn own_namespaces(b: &mut Builder, spec: &Spec, all: &Namespaces<'_>) -> Result<(), PlanError> {
+    use LinuxNamespaceType as N;
+    if all.is_new(N::User) {
+        b.push("become root of the user namespace", Op::AwaitMaps {});
+    }
+    let linux = spec.linux().as_ref();
+    if all.is_new(N::Time) {
+        let offsets = linux.and_then(|l| l.time_offsets().as_ref());
+        let mut lines: Vec<String> = offsets
+            .into_iter()
+            .flatten()
+            .map(|(clock, o)| {
+                format!(
+                    "{clock} {} {}",
+                    o.secs().unwrap_or(0),
+                    o.nanosecs().unwrap_or(0)
+                )
+            })
+            .collect();
+        lines.sort();
+        let text = c_string("time offsets", lines.join("\n").as_bytes())?;
+        b.push("set time offsets", Op::TimeOffsets { text: &text });
+    }
+    if all.is_new(N::Cgroup) {
+        // after the cgroups were entered, so that they are its root
+        let kinds = N::Cgroup as u32;
+        b.push("make a cgroup namespace", Op::Unshare { kinds });
+    }
+    if all.is_new(N::Network) {
+        b.push("bring the loopback interface up", Op::LoopbackUp {});
+    }
+    if let Some(name) = spec.hostname().as_ref().filter(|n| !n.is_empty()) {
+        if !all.is_new(N::Uts) {
+            return Err(invalid("hostname", "it needs its own uts namespace"));
+        }
+        let name = name.as_bytes();
+        b.push("set the host name", Op::Hostname { name });
+    }
+    if let Some(name) = spec.domainname().as_ref().filter(|n| !n.is_empty()) {
+        let name = name.as_bytes();
+        b.push("set the domain name", Op::Domainname { name });
+    }
+    Ok(())
 }
 
 /// Plans a further process in a running container.
@@ -172,6 +619,37 @@ pub fn plan(input: &PlanInput<'_>) -> Result<Plan, PlanError> {
 /// # Errors
 /// As [`plan`].
 pub fn plan_exec(input: &ExecInput<'_>) -> Result<Plan, PlanError> {
-    let _ = input;
-    Err(PlanError::Missing("implementation yet"))
+    let namespaces = Namespaces::of(input.container);
+    let mut b = Builder::default();
+    b.step("start a process in the container");
+    let pid = LinuxNamespaceType::Pid as u32;
+    let mut prelude = Prelude {
+        die_with_parent: input.die_with_parent,
+        joins_target: namespaces.all() & pid != 0,
+        ..Prelude::default()
+    };
+    process::before(&mut b, input.process, input.facts, &input.asked)?;
+    if let Some(cgroup) = input.cgroup {
+        prelude.enter(&mut b, cgroup)?;
+    }
+    let kinds = namespaces.all() & !pid;
+    b.push("enter the container", Op::JoinTarget { kinds });
+    b.push("enter the container's root", Op::RootIsSlash {});
+    let linux = input.container.linux().as_ref();
+    let program = process::plan(
+        &mut b,
+        input.process,
+        &process::Context {
+            facts: input.facts,
+            asked: &input.asked,
+            seccomp: &input.seccomp,
+            profile: linux.and_then(|l| l.seccomp().as_ref()),
+            init: false,
+            die_with_parent: input.die_with_parent,
+            personality: linux.and_then(|l| l.personality().as_ref()),
+            console: false,
+            pivot: false,
+        },
+    )?;
+    Ok(prelude.finish(b, &program))
 }

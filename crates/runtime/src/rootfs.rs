@@ -1,9 +1,20 @@
 //! Roots: an overlay as a detached mount, which no mount table shows and which goes with its last
 //! descriptor or process.
+//!
+//! source: Linux Documentation/filesystems/overlayfs.rst; fsconfig(2), fsmount(2).
 
+use std::ffi::{OsStr, OsString};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, Mode, OFlags, open};
+use rustix::io::Errno;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags, fsconfig_create, fsconfig_set_flag,
+    fsconfig_set_string, fsmount, fsopen, open_tree,
+};
 
 /// How to mount.
 #[derive(Debug, Clone, Copy, Default)]
@@ -24,8 +35,17 @@ pub enum OverlayError {
         #[source]
         source: io::Error,
     },
-    #[error("mount overlay: paths too long for this kernel's one page of options ({length} bytes)")]
+    #[error("mount overlay: too many layers for this kernel's 256 bytes of options ({length} bytes): squash the image")]
     TooLong { length: usize },
+}
+
+fn at(step: &'static str, path: Option<&Path>) -> impl FnOnce(Errno) -> OverlayError {
+    let path = path.map(Path::to_owned);
+    move |e| OverlayError::Step {
+        step,
+        path,
+        source: e.into(),
+    }
 }
 
 /// Mounts an overlay, detached. `lowers` top first. Without `upper` it is a read-only view.
@@ -37,15 +57,91 @@ pub fn overlay(
     upper_work: Option<(&Path, &Path)>,
     options: OverlayOptions,
 ) -> Result<OwnedFd, OverlayError> {
-    let _ = (upper_work, options);
-    if lowers.is_empty() {
-        return Err(OverlayError::NoLower);
+    let (first, rest) = lowers.split_first().ok_or(OverlayError::NoLower)?;
+    // A single lower directory without an upper is no overlay: the directory itself, read-only.
+    if rest.is_empty() && upper_work.is_none() {
+        return bind(first, true);
     }
-    Err(OverlayError::Step {
+    sys::fault::point("runtime.overlay").map_err(|source| OverlayError::Step {
         step: "fsopen",
         path: None,
-        source: io::Error::from_raw_os_error(libc::ENOSYS),
-    })
+        source,
+    })?;
+    let fs = fsopen(c"overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(at("fsopen", None))?;
+    fsconfig_set_string(&fs, c"source", c"overlay").map_err(at("fsconfig source", None))?;
+    // `lowerdir+` (Linux 6.7): any number of directories, any byte in their names
+    match fsconfig_set_string(&fs, c"lowerdir+", first.as_path()) {
+        Ok(()) => {
+            for dir in rest {
+                fsconfig_set_string(&fs, c"lowerdir+", dir.as_path())
+                    .map_err(at("fsconfig lowerdir+", Some(dir)))?;
+            }
+        }
+        Err(Errno::INVAL) => one_string(&fs, lowers)?,
+        Err(e) => return Err(at("fsconfig lowerdir+", Some(first))(e)),
+    }
+    if let Some((upper, work)) = upper_work {
+        fsconfig_set_string(&fs, c"upperdir", upper)
+            .map_err(at("fsconfig upperdir", Some(upper)))?;
+        fsconfig_set_string(&fs, c"workdir", work).map_err(at("fsconfig workdir", Some(work)))?;
+        if options.volatile {
+            fsconfig_set_flag(&fs, c"volatile").map_err(at("fsconfig volatile", None))?;
+        }
+    }
+    // A kernel that redirects directories by default would leave an upper that can't be read as
+    // a diff on its own. Kernels without the option have nothing to turn off.
+    for off in [c"redirect_dir", c"metacopy", c"index"] {
+        let _not_known_here = fsconfig_set_string(&fs, off, c"off");
+    }
+    fsconfig_create(&fs).map_err(at("create", upper_work.map(|(upper, _)| upper)))?;
+    let mut attrs = MountAttrFlags::empty();
+    if options.read_only || upper_work.is_none() {
+        attrs |= MountAttrFlags::MOUNT_ATTR_RDONLY;
+    }
+    fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, attrs).map_err(at("fsmount", None))
+}
+
+/// All lower directories in one option: a `:` separates, a backslash escapes. fsconfig takes 256
+/// bytes a value, so when the names are too long the directories are named by descriptor, which is
+/// enough for some fifteen layers.
+fn one_string(fs: &OwnedFd, lowers: &[PathBuf]) -> Result<(), OverlayError> {
+    const MOST: usize = 255;
+    let mut held = Vec::new();
+    let mut value = joined(lowers);
+    if value.len() > MOST {
+        let mut short = Vec::new();
+        for dir in lowers {
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            let fd = open(dir, flags, Mode::empty()).map_err(at("open", Some(dir)))?;
+            short.push(PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd())));
+            held.push(fd);
+        }
+        value = joined(&short);
+    }
+    if value.len() > MOST {
+        return Err(OverlayError::TooLong {
+            length: value.len(),
+        });
+    }
+    let value: &OsStr = &OsString::from_vec(value);
+    fsconfig_set_string(fs, c"lowerdir", value)
+        .map_err(at("fsconfig lowerdir", lowers.first().map(PathBuf::as_path)))
+}
+
+fn joined(dirs: &[PathBuf]) -> Vec<u8> {
+    let mut all = Vec::new();
+    for (n, dir) in dirs.iter().enumerate() {
+        if n > 0 {
+            all.push(b':');
+        }
+        for b in dir.as_os_str().as_bytes() {
+            if matches!(b, b':' | b'\\') {
+                all.push(b'\\');
+            }
+            all.push(*b);
+        }
+    }
+    all
 }
 
 /// A directory as a detached mount (the `vfs` driver's root; read-only views).
@@ -53,10 +149,17 @@ pub fn overlay(
 /// # Errors
 /// As open_tree(2), mount_setattr(2).
 pub fn bind(dir: &Path, read_only: bool) -> Result<OwnedFd, OverlayError> {
-    let _ = read_only;
-    Err(OverlayError::Step {
-        step: "open_tree",
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let tree = open_tree(CWD, dir, flags).map_err(at("open_tree", Some(dir)))?;
+    let attr = sys::mount::Attr {
+        set: if read_only { sys::mount::RDONLY } else { 0 },
+        propagation: libc::MS_PRIVATE,
+        ..Default::default()
+    };
+    sys::mount::setattr(tree.as_fd(), false, &attr).map_err(|source| OverlayError::Step {
+        step: "mount_setattr",
         path: Some(dir.to_owned()),
-        source: io::Error::from_raw_os_error(libc::ENOSYS),
-    })
+        source,
+    })?;
+    Ok(tree)
 }

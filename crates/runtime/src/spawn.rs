@@ -1,8 +1,20 @@
 //! The parent's side of a start: cgroups, clone3, id maps, and the wait for the child's word.
 
+use std::ffi::CStr;
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::time::Duration;
 
+use rustix::fs::{CWD, Mode, OFlags, openat};
+
+use crate::cgroup::Cgroup;
+use crate::execute::{self, Program, SAY_EXEC, SAY_MAPPED, SAY_TERMINAL};
 use crate::{Detail, EncodedPlan, StepError};
+
+/// How long a failed start may take to leave its cgroups.
+const CLEANUP: Duration = Duration::from_secs(5);
 
 /// What the parent gives to the child beside the plan.
 #[derive(Debug, Clone, Copy)]
@@ -32,7 +44,11 @@ pub struct Spawned {
 #[derive(Debug)]
 pub struct Pending {
     pid: i32,
+    pidfd: OwnedFd,
     channel: OwnedFd,
+    terminal: Option<OwnedFd>,
+    /// The child has said that it is about to execute the program.
+    executing: bool,
 }
 
 /// What [`Pending::advance`] found.
@@ -53,10 +69,59 @@ impl Pending {
         self.pid
     }
 
+    /// The child's pidfd.
+    #[must_use]
+    pub fn pidfd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+
     /// Reads what the child has said, without blocking.
     #[must_use]
     pub fn advance(self) -> Progress {
-        Progress::Waiting(self)
+        self.listen(true)
+    }
+
+    fn listen(mut self, dont_wait: bool) -> Progress {
+        loop {
+            let mut buf = [0; StepError::LEN];
+            let got = match sys::fdpass::recv(self.channel.as_fd(), &mut buf, dont_wait) {
+                Ok(got) => got,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Progress::Waiting(self),
+                // the child died with something unread: as good as an end
+                Err(_) => return self.ended(),
+            };
+            match (got.len, buf[0]) {
+                (0, _) => return self.ended(),
+                (1, SAY_EXEC) => self.executing = true,
+                (1, SAY_TERMINAL) => self.terminal = got.fds.into_iter().next(),
+                (StepError::LEN, _) => {
+                    let error = StepError::from_bytes(buf);
+                    return Progress::Failed {
+                        pid: self.pid,
+                        error,
+                    };
+                }
+                _ => return self.ended(),
+            }
+        }
+    }
+
+    fn ended(self) -> Progress {
+        if self.executing {
+            return Progress::Running(Spawned {
+                pid: self.pid,
+                pidfd: self.pidfd,
+                terminal: self.terminal,
+            });
+        }
+        Progress::Failed {
+            pid: self.pid,
+            error: StepError {
+                step: 0,
+                errno: libc::ESRCH,
+                detail: Detail::Vanished,
+            },
+        }
     }
 }
 
@@ -66,17 +131,197 @@ impl AsFd for Pending {
     }
 }
 
+fn parent(step: u32) -> impl Fn(io::Error) -> StepError {
+    move |e| StepError {
+        step,
+        errno: e.raw_os_error().unwrap_or(libc::EIO),
+        detail: Detail::Parent,
+    }
+}
+
+fn path_of(c: &CStr) -> &Path {
+    Path::new(std::ffi::OsStr::from_bytes(c.to_bytes()))
+}
+
+fn open(path: &CStr, flags: OFlags) -> io::Result<OwnedFd> {
+    Ok(openat(CWD, path, flags | OFlags::CLOEXEC, Mode::empty())?)
+}
+
+fn write(path: &CStr, value: &[u8]) -> io::Result<()> {
+    let fd = open(path, OFlags::WRONLY)?;
+    rustix::io::write(&fd, value)?;
+    Ok(())
+}
+
 /// Starts: makes the plan's cgroups, clones, writes id maps. Doesn't wait for the child.
+///
+/// A single-threaded caller (the shim) may be cloned at any time. Where others run threads, the
+/// child is safe too: it takes no lock and allocates nothing.
 ///
 /// # Errors
 /// When the parent's side fails; cgroups made are removed again.
 pub fn begin(plan: &EncodedPlan<'_>, fds: &Descriptors<'_>) -> Result<Pending, StepError> {
-    let _ = (plan, fds);
-    Err(StepError {
-        step: 0,
-        errno: libc::ENOSYS,
-        detail: Detail::Parent,
-    })
+    let result = make_cgroups(plan).and_then(|()| clone(plan, fds));
+    if result.is_err() {
+        remove_cgroups(plan.cgroup().as_ref());
+    }
+    result
+}
+
+fn remove_cgroups(cgroup: Option<&Cgroup>) {
+    if let Some(c) = cgroup {
+        // the start has failed already and says why; what is left is a stray for the reconcile
+        let _stray = c.remove(CLEANUP);
+    }
+}
+
+fn make_cgroups(plan: &EncodedPlan<'_>) -> Result<(), StepError> {
+    let h = &plan.header;
+    for d in h.cgroup_dirs.iter() {
+        let controllers = d.controllers.to_string_lossy();
+        Cgroup::create_dir(path_of(d.path), d.v2, &controllers, d.cpuset)
+            .map_err(parent(d.step))?;
+    }
+    for w in h.cgroup_writes.iter() {
+        let done =
+            sys::fault::point("cgroup.write").and_then(|()| write(w.path, w.value.to_bytes()));
+        match done {
+            Err(_) if !w.required => {}
+            other => other.map_err(parent(w.step))?,
+        }
+    }
+    if !h.device_program.is_empty() {
+        limit_devices(plan).map_err(parent(h.device_step))?;
+    }
+    Ok(())
+}
+
+fn limit_devices(plan: &EncodedPlan<'_>) -> io::Result<()> {
+    let (words, _) = plan.header.device_program.as_chunks();
+    let words: Vec<u64> = words.iter().map(|w| u64::from_le_bytes(*w)).collect();
+    let dir = plan.header.cgroup_dirs.iter().find(|d| d.v2);
+    let dir = dir.ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))?;
+    let program = sys::bpf::load_device_program(&words)?;
+    let cgroup = open(dir.path, OFlags::RDONLY | OFlags::DIRECTORY)?;
+    sys::bpf::attach_device_program(cgroup.as_fd(), program.as_fd())
+}
+
+/// The pid namespace children are made in, put back when it goes out of scope.
+struct PidNamespace {
+    own: OwnedFd,
+}
+
+impl PidNamespace {
+    fn enter(target: BorrowedFd<'_>) -> io::Result<Self> {
+        let own = open(c"/proc/thread-self/ns/pid", OFlags::RDONLY)?;
+        sys::process::setns(target, libc::CLONE_NEWPID)?;
+        Ok(Self { own })
+    }
+}
+
+impl Drop for PidNamespace {
+    fn drop(&mut self) {
+        // back to where this process is: nothing can refuse that
+        let _always = sys::process::setns(self.own.as_fd(), libc::CLONE_NEWPID);
+    }
+}
+
+fn pid_namespace(
+    plan: &EncodedPlan<'_>,
+    fds: &Descriptors<'_>,
+) -> io::Result<Option<PidNamespace>> {
+    let missing = || io::Error::from_raw_os_error(libc::EBADF);
+    if plan.header.joins_target {
+        return PidNamespace::enter(fds.target.ok_or_else(missing)?).map(Some);
+    }
+    let Some(path) = plan.header.pid_namespace else {
+        return Ok(None);
+    };
+    let passed = path.to_str().ok().and_then(|p| p.strip_prefix("fd:"));
+    let entered = match passed {
+        Some(index) => {
+            let index: usize = index.parse().map_err(|_| missing())?;
+            PidNamespace::enter(*fds.passed.get(index).ok_or_else(missing)?)?
+        }
+        None => PidNamespace::enter(open(path, OFlags::RDONLY)?.as_fd())?,
+    };
+    Ok(Some(entered))
+}
+
+fn clone(plan: &EncodedPlan<'_>, fds: &Descriptors<'_>) -> Result<Pending, StepError> {
+    let h = &plan.header;
+    let program = Program {
+        argv: h.argv.iter().collect(),
+        envp: h.envp.iter().collect(),
+    };
+    let faults = cfg!(debug_assertions)
+        && (std::env::var_os("PLIMSOLL_FAULT").is_some()
+            || std::env::var_os("PLIMSOLL_FAULT_LOG").is_some());
+    let (ours, theirs) = sys::fdpass::pair().map_err(parent(0))?;
+    let theirs = above_stdio(theirs).map_err(parent(0))?;
+    let born_in = h
+        .born_in
+        .map(|dir| open(dir, OFlags::PATH | OFlags::DIRECTORY))
+        .transpose()
+        .map_err(parent(0))?;
+    let cgroup = born_in.as_ref().map(AsFd::as_fd);
+    sys::fault::point("runtime.clone").map_err(parent(0))?;
+    let entered = pid_namespace(plan, fds).map_err(parent(0))?;
+    let ours_in_child = ours.as_fd();
+    let cloned = sys::clone::clone3(h.clone_flags, cgroup, || {
+        // the child's copy of our end: with it open, a parent that dies would not be noticed
+        sys::process::close_copy(ours_in_child);
+        execute::child(plan, fds, theirs.as_fd(), &program, faults)
+    });
+    drop(entered);
+    let cloned = cloned.map_err(parent(0))?;
+    drop(theirs);
+    let pending = Pending {
+        pid: cloned.pid,
+        pidfd: cloned.pidfd,
+        channel: ours,
+        terminal: None,
+        executing: false,
+    };
+    if let Err(e) = map_ids(plan, &pending) {
+        end(&pending.pidfd);
+        return Err(e);
+    }
+    Ok(pending)
+}
+
+/// The child puts stdio at 0 to 2: its channel must not be there.
+fn above_stdio(fd: OwnedFd) -> io::Result<OwnedFd> {
+    use std::os::fd::AsRawFd;
+    if fd.as_raw_fd() > 2 {
+        return Ok(fd);
+    }
+    Ok(rustix::io::fcntl_dupfd_cloexec(&fd, 3)?)
+}
+
+fn map_ids(plan: &EncodedPlan<'_>, pending: &Pending) -> Result<(), StepError> {
+    let h = &plan.header;
+    let (Some(uid_map), Some(gid_map)) = (h.uid_map, h.gid_map) else {
+        return Ok(());
+    };
+    let put = |name: &str, map: &CStr| {
+        let path = format!("/proc/{}/{name}", pending.pid);
+        std::fs::OpenOptions::new()
+            .write(true)
+            .open(path)
+            .and_then(|mut f| io::Write::write_all(&mut f, map.to_bytes()))
+    };
+    put("uid_map", uid_map)
+        .and_then(|()| put("gid_map", gid_map))
+        .and_then(|()| sys::fdpass::send(pending.channel.as_fd(), &[SAY_MAPPED], &[]).map(drop))
+        .map_err(parent(h.map_step))
+}
+
+/// Kills a child that won't be used and reaps it.
+fn end(pidfd: &OwnedFd) {
+    use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
+    let _already_gone = pidfd_send_signal(pidfd, Signal::KILL);
+    let _reaped_elsewhere = waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED);
 }
 
 /// [`begin`], then waits until the program runs or a step failed; a failed child is reaped and its
@@ -86,12 +331,15 @@ pub fn begin(plan: &EncodedPlan<'_>, fds: &Descriptors<'_>) -> Result<Pending, S
 /// The step that failed.
 pub fn spawn(plan: &EncodedPlan<'_>, fds: &Descriptors<'_>) -> Result<Spawned, StepError> {
     let pending = begin(plan, fds)?;
-    Err(StepError {
-        step: 0,
-        errno: libc::ENOSYS,
-        detail: match pending.advance() {
-            Progress::Failed { error, .. } => error.detail,
-            Progress::Waiting(_) | Progress::Running(_) => Detail::Parent,
-        },
-    })
+    let pidfd =
+        rustix::io::fcntl_dupfd_cloexec(&pending.pidfd, 3).map_err(|e| parent(0)(e.into()))?;
+    let error = match pending.listen(false) {
+        Progress::Running(spawned) => return Ok(spawned),
+        Progress::Failed { error, .. } => error,
+        // a blocking receive doesn't come back with nothing
+        Progress::Waiting(_) => parent(0)(io::ErrorKind::WouldBlock.into()),
+    };
+    end(&pidfd);
+    remove_cgroups(plan.cgroup().as_ref());
+    Err(error)
 }

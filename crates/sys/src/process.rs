@@ -127,15 +127,14 @@ pub fn setuid(uid: u32) -> io::Result<()> {
     check(unsafe { libc::syscall(libc::SYS_setresuid, uid, uid, uid) }).map(drop)
 }
 
-/// A new session keyring, so that keys of the caller's session can't be read.
+/// A new, anonymous session keyring, so that keys of the caller's session can't be read.
 ///
 /// # Errors
 /// As keyctl(2).
-pub fn join_session_keyring(name: &CStr) -> io::Result<()> {
+pub fn new_session_keyring() -> io::Result<()> {
     const KEYCTL_JOIN_SESSION_KEYRING: libc::c_int = 1;
-    // SAFETY: the kernel reads a NUL-terminated name.
-    check(unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, name.as_ptr()) })
-        .map(drop)
+    // SAFETY: no name is given, so no memory is read.
+    check(unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, 0) }).map(drop)
 }
 
 /// Marks every descriptor from `first` on close-on-exec.
@@ -164,6 +163,14 @@ pub fn close_from(first: u32) -> io::Result<()> {
     // SAFETY: the callers (a reaper after fork, which ends by _exit) own no descriptor type that
     // is used or dropped afterwards.
     check(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) }).map(drop)
+}
+
+/// Closes the copy that a clone's child got of a descriptor its parent goes on using. For the child
+/// alone, which never returns to where the owner would close it again.
+pub fn close_copy(fd: BorrowedFd<'_>) {
+    // SAFETY: only called between clone and execve: the owner object belongs to the parent's
+    // memory, and the child's copy of it is never dropped.
+    unsafe { libc::close(fd.as_raw_fd()) };
 }
 
 /// Makes `to` the same open file as `from`, not close-on-exec.

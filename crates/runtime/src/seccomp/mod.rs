@@ -1,9 +1,8 @@
 //! Seccomp filters: our own compiler and default profile.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use oci_spec::runtime::{Capability, LinuxSeccomp};
+use oci_spec::runtime::LinuxSeccomp;
 
 /// A compiled program: `struct sock_filter`s as bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,7 +45,7 @@ pub fn compile(profile: &LinuxSeccomp) -> Result<Arc<Filter>, CompileError> {
 
 /// The default profile for a set of capabilities, compiled once.
 #[must_use]
-pub fn default_filter(capabilities: &BTreeSet<Capability>) -> Arc<Filter> {
+pub fn default_filter(capabilities: u64) -> Arc<Filter> {
     let _ = capabilities;
     Arc::new(Filter {
         program: Vec::new(),
@@ -59,10 +58,7 @@ pub fn default_filter(capabilities: &BTreeSet<Capability>) -> Arc<Filter> {
 ///
 /// # Errors
 /// Malformed JSON.
-pub fn from_docker_profile(
-    json: &[u8],
-    capabilities: &BTreeSet<Capability>,
-) -> Result<LinuxSeccomp, CompileError> {
+pub fn from_docker_profile(json: &[u8], capabilities: u64) -> Result<LinuxSeccomp, CompileError> {
     let _ = capabilities;
     serde_json::from_slice(json).map_err(CompileError::Json)
 }

@@ -1,0 +1,318 @@
+//! The process: limits, ids, capabilities, filter, program.
+
+use std::ffi::CString;
+use std::os::unix::ffi::OsStrExt;
+
+use host::Facts;
+use oci_spec::runtime::{
+    Capabilities, IOPriorityClass, LinuxPersonality, LinuxPersonalityDomain, LinuxSeccomp,
+    PosixRlimitType, Process,
+};
+
+use super::explain::{Hint, Label};
+use super::{Asked, Builder, PlanError, SeccompChoice, c_string, invalid};
+use crate::capability::{mask, mask_of_names};
+use crate::execute::MAX_GROUPS;
+use crate::ops::Op;
+use crate::seccomp::{self, Filter};
+use crate::wire::ListBuf;
+
+/// What execve gets.
+pub(super) struct Program {
+    pub(super) argv: Vec<CString>,
+    pub(super) envp: Vec<CString>,
+    pub(super) candidates: Vec<CString>,
+    pub(super) step: u32,
+    pub(super) terminal: bool,
+}
+
+pub(super) struct Context<'a> {
+    pub(super) facts: &'a Facts,
+    pub(super) asked: &'a Asked,
+    pub(super) seccomp: &'a SeccompChoice,
+    pub(super) profile: Option<&'a LinuxSeccomp>,
+    pub(super) init: bool,
+    pub(super) die_with_parent: bool,
+    pub(super) personality: Option<&'a LinuxPersonality>,
+    /// /dev/console is the container's terminal (the first process).
+    pub(super) console: bool,
+    /// The first process leaves the host's root here.
+    pub(super) pivot: bool,
+}
+
+/// Steps while the host's /proc is in reach.
+pub(super) fn before(
+    b: &mut Builder,
+    process: &Process,
+    facts: &Facts,
+    asked: &Asked,
+) -> Result<(), PlanError> {
+    if let Some(score) = process.oom_score_adj() {
+        let value = c_string("oom_score_adj", score.to_string().as_bytes())?;
+        let required = asked.oom_score_adj || score >= facts.process.oom_score_adj;
+        b.push(
+            format!("set oom_score_adj to {score}"),
+            Op::OomScore {
+                value: &value,
+                required,
+            },
+        );
+    }
+    if label(process, facts).is_some() {
+        let file = c"/proc/thread-self/attr/exec";
+        b.push("open the security label", Op::OpenLabel { file });
+    }
+    Ok(())
+}
+
+/// The label in the form its security module wants, where that module is there.
+fn label(process: &Process, facts: &Facts) -> Option<String> {
+    let named = |l: &Option<String>| l.clone().filter(|l| !l.is_empty());
+    if facts.lsm.apparmor
+        && let Some(profile) = named(process.apparmor_profile())
+    {
+        return Some(format!("exec {profile}"));
+    }
+    named(process.selinux_label()).filter(|_| facts.lsm.selinux)
+}
+
+pub(super) fn plan(
+    b: &mut Builder,
+    process: &Process,
+    c: &Context<'_>,
+) -> Result<Program, PlanError> {
+    let user = process.user();
+    stdio(b, process, c);
+    if c.pivot {
+        b.push("change to the container's root", Op::PivotRoot {});
+    }
+    b.push("make a session keyring", Op::Keyring {});
+    limits(b, process, c)?;
+    let cwd = c_string("working directory", process.cwd().as_os_str().as_bytes())?;
+    let step = b.label(Label {
+        what: format!("change to directory {}", process.cwd().display()),
+        hint: Hint::Cwd(process.cwd().clone()),
+    });
+    b.add(step, Op::Cwd { path: &cwd });
+    if let Some(text) = label(process, c.facts) {
+        let value = c_string("security label", text.as_bytes())?;
+        b.push("set the security label", Op::SetLabel { value: &value });
+    }
+    let mask = user.umask().unwrap_or(0o022);
+    b.push("set the file mode mask", Op::Umask { mask });
+    let first = 3;
+    b.push("close other descriptors", Op::CloseRest { first });
+    privileges(b, process, c)?;
+    if c.init {
+        b.push("fork from init", Op::ForkInit {});
+    }
+    program(b, process)
+}
+
+fn stdio(b: &mut Builder, process: &Process, c: &Context<'_>) {
+    let uid = process.user().uid();
+    if process.terminal() == Some(true) {
+        let size = process.console_size();
+        let small = |n: u64| u32::try_from(n).unwrap_or(0);
+        let op = Op::Terminal {
+            rows: size.map_or(0, |s| small(s.height())),
+            columns: size.map_or(0, |s| small(s.width())),
+            uid,
+            console: c.console,
+        };
+        b.push("make the terminal", op);
+    } else {
+        b.push("lead a session", Op::NewSession {});
+        b.push("connect stdin, stdout, stderr", Op::Stdio { owner: uid });
+    }
+}
+
+fn limits(b: &mut Builder, process: &Process, c: &Context<'_>) -> Result<(), PlanError> {
+    for r in process.rlimits().iter().flatten() {
+        let step = b.label(Label {
+            what: format!("set {} to {}:{}", r.typ(), r.soft(), r.hard()),
+            hint: Hint::Rlimit,
+        });
+        let op = Op::Rlimit {
+            resource: rlimit_number(r.typ()),
+            soft: r.soft(),
+            hard: r.hard(),
+            required: c.asked.rlimits.contains(&r.typ()),
+        };
+        b.add(step, op);
+    }
+    if let Some(io) = process.io_priority() {
+        let class = match io.class() {
+            IOPriorityClass::IoprioClassRt => 1,
+            IOPriorityClass::IoprioClassBe => 2,
+            IOPriorityClass::IoprioClassIdle => 3,
+        };
+        let level = i32::try_from(io.priority())
+            .ok()
+            .filter(|p| (0..8).contains(p))
+            .ok_or_else(|| invalid("I/O priority", "it must be 0 to 7"))?;
+        let value = class << 13 | level;
+        b.push("set the I/O priority", Op::IoPriority { value });
+    }
+    if let Some(p) = c.personality {
+        let persona = match p.domain() {
+            LinuxPersonalityDomain::PerLinux => 0,
+            LinuxPersonalityDomain::PerLinux32 => 8,
+        };
+        b.push("set the personality", Op::Personality { persona });
+    }
+    Ok(())
+}
+
+fn rlimit_number(kind: PosixRlimitType) -> u32 {
+    use PosixRlimitType as R;
+    match kind {
+        R::RlimitCpu => libc::RLIMIT_CPU,
+        R::RlimitFsize => libc::RLIMIT_FSIZE,
+        R::RlimitData => libc::RLIMIT_DATA,
+        R::RlimitStack => libc::RLIMIT_STACK,
+        R::RlimitCore => libc::RLIMIT_CORE,
+        R::RlimitRss => libc::RLIMIT_RSS,
+        R::RlimitNproc => libc::RLIMIT_NPROC,
+        R::RlimitNofile => libc::RLIMIT_NOFILE,
+        R::RlimitMemlock => libc::RLIMIT_MEMLOCK,
+        R::RlimitAs => libc::RLIMIT_AS,
+        R::RlimitLocks => libc::RLIMIT_LOCKS,
+        R::RlimitSigpending => libc::RLIMIT_SIGPENDING,
+        R::RlimitMsgqueue => libc::RLIMIT_MSGQUEUE,
+        R::RlimitNice => libc::RLIMIT_NICE,
+        R::RlimitRtprio => libc::RLIMIT_RTPRIO,
+        R::RlimitRttime => libc::RLIMIT_RTTIME,
+    }
+}
+
+/// Capability sets of a process, cut to what this host can give.
+struct Sets {
+    bounding: u64,
+    effective: u64,
+    permitted: u64,
+    inheritable: u64,
+    ambient: u64,
+}
+
+fn sets(process: &Process, facts: &Facts) -> Sets {
+    // what this process lacks it can't give; what the kernel doesn't know isn't there
+    let host = mask_of_names(facts.process.bounding.iter().map(String::as_str));
+    let of = |set: Option<&Capabilities>| set.map_or(0, mask) & host;
+    let caps = process.capabilities().as_ref();
+    let permitted = of(caps.and_then(|c| c.permitted().as_ref()));
+    let inheritable = of(caps.and_then(|c| c.inheritable().as_ref()));
+    let user = process.user().uid();
+    Sets {
+        bounding: of(caps.and_then(|c| c.bounding().as_ref())),
+        // a user other than root has capabilities through execve only where they are ambient
+        effective: of(caps.and_then(|c| c.effective().as_ref())) & permitted,
+        permitted,
+        inheritable: if user == 0 {
+            inheritable
+        } else {
+            inheritable & permitted
+        },
+        ambient: of(caps.and_then(|c| c.ambient().as_ref())) & permitted & inheritable,
+    }
+}
+
+/// From root with everything to what the spec says, in the one order that works: a filter needs
+/// CAP_SYS_ADMIN or no_new_privs, a change of user needs CAP_SETUID and clears what isn't kept.
+fn privileges(b: &mut Builder, process: &Process, c: &Context<'_>) -> Result<(), PlanError> {
+    let sets = sets(process, c.facts);
+    let user = process.user();
+    let groups = user.additional_gids().as_deref().unwrap_or_default();
+    if groups.len() > MAX_GROUPS {
+        return Err(invalid("user", format!("more than {MAX_GROUPS} groups")));
+    }
+    let keep = sets.bounding;
+    b.push(
+        "drop capabilities from the bounding set",
+        Op::Bounding { keep },
+    );
+    let list = ListBuf::of(groups.iter().copied());
+    b.push(
+        format!("become user {}:{}", user.uid(), user.gid()),
+        Op::Ids {
+            uid: user.uid(),
+            gid: user.gid(),
+            groups: list.list(),
+        },
+    );
+    if c.die_with_parent {
+        // after the change of user, which disarms it
+        b.push("tie the container's life to its shim", Op::DieWithParent {});
+    }
+    let capabilities = Op::Capabilities {
+        effective: sets.effective,
+        permitted: sets.permitted,
+        inheritable: sets.inheritable,
+        ambient: sets.ambient,
+    };
+    let filter = filter(c, sets.bounding)?;
+    let install = |b: &mut Builder| {
+        if let Some(f) = &filter {
+            let (program, flags) = (f.program.as_slice(), f.flags);
+            b.push("install the seccomp filter", Op::Seccomp { program, flags });
+        }
+    };
+    if process.no_new_privileges() == Some(true) {
+        b.push("set capabilities", capabilities);
+        b.push("set no_new_privs", Op::NoNewPrivileges {});
+        install(b);
+    } else {
+        install(b);
+        b.push("set capabilities", capabilities);
+    }
+    Ok(())
+}
+
+fn filter(c: &Context<'_>, capabilities: u64) -> Result<Option<std::sync::Arc<Filter>>, PlanError> {
+    Ok(match c.seccomp {
+        SeccompChoice::Unconfined => None,
+        SeccompChoice::Default => Some(seccomp::default_filter(capabilities)),
+        SeccompChoice::Filter(f) => Some(f.clone()),
+        SeccompChoice::Spec => c.profile.map(seccomp::compile).transpose()?,
+    }
+    .filter(|f| !f.is_empty()))
+}
+
+fn program(b: &mut Builder, process: &Process) -> Result<Program, PlanError> {
+    let args = process.args().as_deref().unwrap_or_default();
+    let argv0 = args.first().filter(|a| !a.is_empty());
+    let argv0 = argv0.ok_or(PlanError::Missing("program to run"))?;
+    let env = process.env().as_deref().unwrap_or_default();
+    let strings = |what: &str, list: &[String]| -> Result<Vec<CString>, PlanError> {
+        list.iter().map(|s| c_string(what, s.as_bytes())).collect()
+    };
+    let in_path = !argv0.contains('/');
+    let candidates = if in_path {
+        let path = env
+            .iter()
+            .find_map(|e| e.strip_prefix("PATH="))
+            .unwrap_or("");
+        // a directory that isn't absolute would depend on the working directory: skipped, as Go
+        // and so Docker do
+        path.split(':')
+            .filter(|d| d.starts_with('/'))
+            .map(|d| format!("{}/{argv0}", d.trim_end_matches('/')))
+            .collect()
+    } else {
+        vec![argv0.clone()]
+    };
+    let step = b.label(Label {
+        what: format!("exec {argv0}"),
+        hint: Hint::Program {
+            argv0: argv0.clone(),
+            in_path,
+        },
+    });
+    Ok(Program {
+        argv: strings("an argument", args)?,
+        envp: strings("an environment variable", env)?,
+        candidates: strings("the program", &candidates)?,
+        step,
+        terminal: process.terminal() == Some(true),
+    })
+}
