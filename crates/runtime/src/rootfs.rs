@@ -35,7 +35,9 @@ pub enum OverlayError {
         #[source]
         source: io::Error,
     },
-    #[error("mount overlay: too many layers for this kernel's 256 bytes of options ({length} bytes): squash the image")]
+    #[error(
+        "mount overlay: too many layers for this kernel's 256 bytes of options ({length} bytes): squash the image"
+    )]
     TooLong { length: usize },
 }
 
@@ -124,8 +126,10 @@ fn one_string(fs: &OwnedFd, lowers: &[PathBuf]) -> Result<(), OverlayError> {
         });
     }
     let value: &OsStr = &OsString::from_vec(value);
-    fsconfig_set_string(fs, c"lowerdir", value)
-        .map_err(at("fsconfig lowerdir", lowers.first().map(PathBuf::as_path)))
+    fsconfig_set_string(fs, c"lowerdir", value).map_err(at(
+        "fsconfig lowerdir",
+        lowers.first().map(PathBuf::as_path),
+    ))
 }
 
 fn joined(dirs: &[PathBuf]) -> Vec<u8> {

@@ -1,0 +1,8 @@
+//! Containers on the real kernel: each test starts some and looks at what is inside.
+//!
+//! Needs root, busybox (static) at /bin/busybox; fails without.
+
+mod harness;
+mod start;
+
+use harness::Container;
