@@ -1,8 +1,9 @@
 //! Seccomp filters: our own compiler and default profile.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use oci_spec::runtime::LinuxSeccomp;
+use oci_spec::runtime::{Capability, LinuxSeccomp};
 
 /// A compiled program: `struct sock_filter`s as bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,7 +59,10 @@ pub fn default_filter(capabilities: u64) -> Arc<Filter> {
 ///
 /// # Errors
 /// Malformed JSON.
-pub fn from_docker_profile(json: &[u8], capabilities: u64) -> Result<LinuxSeccomp, CompileError> {
+pub fn from_docker_profile(
+    json: &[u8],
+    capabilities: &BTreeSet<Capability>,
+) -> Result<LinuxSeccomp, CompileError> {
     let _ = capabilities;
     serde_json::from_slice(json).map_err(CompileError::Json)
 }
