@@ -199,7 +199,7 @@ fn dress_by_name(
 }
 
 /// Removes a name and all below it; that there is none is fine.
-fn remove(dir: BorrowedFd<'_>, name: &[u8]) -> io::Result<()> {
+pub(crate) fn remove(dir: BorrowedFd<'_>, name: &[u8]) -> io::Result<()> {
     match rustix::fs::unlinkat(dir, name, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => Ok(()),
         Err(Errno::ISDIR | Errno::PERM) => {

@@ -148,7 +148,12 @@ pub(crate) fn convert(st: &rustix::fs::Stat) -> Stat {
 pub(crate) fn exists(root: &Path, path: &[u8]) -> io::Result<bool> {
     match stat_path(root, path) {
         Ok(_) => Ok(true),
-        Err(e) if matches!(e.raw_os_error(), Some(libc_enoent) if libc_enoent == Errno::NOENT.raw_os_error() || libc_enoent == Errno::NOTDIR.raw_os_error()) => {
+        Err(e)
+            if matches!(
+                e.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+            ) =>
+        {
             Ok(false)
         }
         Err(e) => Err(e),
@@ -173,10 +178,32 @@ pub(crate) fn xattrs(
     parent: BorrowedFd<'_>,
     name: &[u8],
 ) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
-    let path = proc_path(parent, name);
+    xattrs_by(&proc_path(parent, name), false)
+}
+
+/// As [`xattrs`] for an open file or directory.
+pub(crate) fn xattrs_of(fd: BorrowedFd<'_>) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+    xattrs_by(&proc_path(fd, b""), true)
+}
+
+fn xattrs_by(path: &Path, follow: bool) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+    let list_names = |buffer: &mut [u8]| {
+        if follow {
+            rustix::fs::listxattr(path, buffer)
+        } else {
+            rustix::fs::llistxattr(path, buffer)
+        }
+    };
+    let get = |key: &[u8], buffer: &mut [u8]| {
+        if follow {
+            rustix::fs::getxattr(path, key, buffer)
+        } else {
+            rustix::fs::lgetxattr(path, key, buffer)
+        }
+    };
     let mut names = vec![0_u8; 1024];
     let len = loop {
-        match rustix::fs::llistxattr(&path, &mut names[..]) {
+        match list_names(&mut names[..]) {
             Ok(n) => break n,
             Err(Errno::RANGE) if names.len() < 1 << 16 => names.resize(1 << 16, 0),
             Err(Errno::OPNOTSUPP) => return Ok(Vec::new()),
@@ -190,7 +217,7 @@ pub(crate) fn xattrs(
         }
         let mut value = vec![0_u8; 256];
         let n = loop {
-            match rustix::fs::lgetxattr(&path, key, &mut value[..]) {
+            match get(key, &mut value[..]) {
                 Ok(n) => break Some(n),
                 Err(Errno::RANGE) if value.len() < 1 << 16 => value.resize(1 << 16, 0),
                 Err(Errno::NODATA) => break None,
