@@ -254,7 +254,9 @@ pub(crate) async fn put(
     let work = tokio::task::spawn_blocking(move || {
         let options = UntarOptions {
             no_overwrite_dir_non_dir: options.no_overwrite_dir_non_dir,
-            copy_uid_gid: options.copy_uid_gid,
+            // Docker keeps the archive's owners; with copyUIDGID it takes the container's user,
+            // which is left to the archive too where that is root
+            owner: None,
         };
         untar_into(place.root.as_fd(), &place.path, &mut *tar, &options)
             .map_err(path_error(&name))?;

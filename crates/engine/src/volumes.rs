@@ -205,7 +205,7 @@ fn fill(root: &std::os::fd::OwnedFd, path: &str, data: &Path, mark: &Path) -> Re
         let packing = scope.spawn(move || pack(root, path, writer));
         let options = UntarOptions {
             no_overwrite_dir_non_dir: false,
-            copy_uid_gid: true,
+            owner: None,
         };
         let unpacked = untar_into(target.as_fd(), "/", &mut reader, &options);
         drop(reader);

@@ -36,7 +36,9 @@ fn main() -> Result<(), Failure> {
             let rounds = rest.first().map_or(Ok(5), |n| n.parse())?;
             run(Path::new(out), Path::new(work), rounds)
         }
-        _ => Err("usage: unpack_bench make SOURCE OUT [LAYERS [MB]] | run OUT WORK [ROUNDS]".into()),
+        _ => {
+            Err("usage: unpack_bench make SOURCE OUT [LAYERS [MB]] | run OUT WORK [ROUNDS]".into())
+        }
     }
 }
 
@@ -51,7 +53,14 @@ fn make(source: &Path, out: &Path, layers: usize, bytes: u64) -> Result<(), Fail
             BufWriter::new(File::create(&path)?),
             flate2::Compression::new(6),
         );
-        let tar = pack(source, part, Summed { inner: gzip, sum: Sha256::new() })?;
+        let tar = pack(
+            source,
+            part,
+            Summed {
+                inner: gzip,
+                sum: Sha256::new(),
+            },
+        )?;
         diffs.push(format!("sha256:{}", hex::encode(tar.sum.finalize())));
         tar.inner.finish()?.flush()?;
     }
@@ -59,12 +68,7 @@ fn make(source: &Path, out: &Path, layers: usize, bytes: u64) -> Result<(), Fail
 }
 
 /// Files and their directories, parents first, until there are enough bytes.
-fn collect(
-    dir: &Path,
-    limit: u64,
-    sum: &mut u64,
-    files: &mut Vec<PathBuf>,
-) -> Result<(), Failure> {
+fn collect(dir: &Path, limit: u64, sum: &mut u64, files: &mut Vec<PathBuf>) -> Result<(), Failure> {
     let mut entries: Vec<_> = std::fs::read_dir(dir)?.collect::<Result<_, _>>()?;
     entries.sort_by_key(std::fs::DirEntry::file_name);
     for entry in entries {
@@ -164,11 +168,17 @@ fn run(out: &Path, work: &Path, rounds: usize) -> Result<(), Failure> {
     let mut times: BTreeMap<&str, Vec<Duration>> = BTreeMap::new();
     for _ in 0..rounds {
         for (name, measure) in [
-            ("load", load as fn(&Path, &[PathBuf], &Path) -> Result<Duration, Failure>),
+            (
+                "load",
+                load as fn(&Path, &[PathBuf], &Path) -> Result<Duration, Failure>,
+            ),
             ("tar", gzip_tar),
         ] {
             fresh(work)?;
-            times.entry(name).or_default().push(measure(out, &layers, work)?);
+            times
+                .entry(name)
+                .or_default()
+                .push(measure(out, &layers, work)?);
         }
     }
     fresh(work)?;
@@ -206,7 +216,10 @@ fn load(out: &Path, _: &[PathBuf], work: &Path) -> Result<Duration, Failure> {
 }
 
 /// What `gzip -dc | tar x` does, by those programs, one layer after the other.
-#[expect(clippy::disallowed_methods, reason = "the measure is what those programs take")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the measure is what those programs take"
+)]
 fn gzip_tar(_: &Path, layers: &[PathBuf], work: &Path) -> Result<Duration, Failure> {
     let start = Instant::now();
     for layer in layers {

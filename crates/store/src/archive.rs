@@ -301,7 +301,8 @@ impl Finder<'_> {
             let Some(bytes) = self.members.document(&path) else {
                 // an archive may hold only some of the platforms its index lists
                 if depth > 0 && self.members.get(&path).is_none() {
-                    self.passed_over.push(format!("{} (not included)", shown(d)));
+                    self.passed_over
+                        .push(format!("{} (not included)", shown(d)));
                     continue;
                 }
                 return Err(missing());
@@ -386,7 +387,9 @@ fn member_of(document: &str, digest: &str) -> Result<String, LoadError> {
             what: format!("{digest:?} is not a sha256 digest"),
         });
     }
-    Ok(digest.replacen(':', "/", 1).replacen("sha256", "blobs/sha256", 1))
+    Ok(digest
+        .replacen(':', "/", 1)
+        .replacen("sha256", "blobs/sha256", 1))
 }
 
 fn docker_image(

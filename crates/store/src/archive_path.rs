@@ -234,7 +234,10 @@ fn base_name(path: &str) -> &str {
 }
 
 fn absolute_target(path: &str, target: &str) -> String {
-    let dir = path.trim_end_matches('/').rsplit_once('/').map_or("", |p| p.0);
+    let dir = path
+        .trim_end_matches('/')
+        .rsplit_once('/')
+        .map_or("", |p| p.0);
     let whole = if target.starts_with('/') {
         target.to_owned()
     } else {

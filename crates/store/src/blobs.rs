@@ -168,10 +168,9 @@ impl BlobWriter {
         let path = &self.staged.path;
         let mut rest = data;
         while !rest.is_empty() {
-            let n = rustix::io::retry_on_intr(|| {
-                rustix::io::pwrite(&self.staged.file, rest, self.at)
-            })
-            .on("write", path)?;
+            let n =
+                rustix::io::retry_on_intr(|| rustix::io::pwrite(&self.staged.file, rest, self.at))
+                    .on("write", path)?;
             rest = &rest[n..];
             self.at += n as u64;
         }
@@ -261,7 +260,10 @@ impl Store {
             for (digest, staged) in blobs {
                 lease.hold(Resource::Blob(digest.clone()));
                 let path = self.blob_path(digest);
-                let dir = path.parent().expect("a blob lies in a directory").to_owned();
+                let dir = path
+                    .parent()
+                    .expect("a blob lies in a directory")
+                    .to_owned();
                 if !dir.exists() {
                     disk::ensure_dir(&dir, 0o700)?;
                     dirs.insert(self.blobs_dir());

@@ -91,7 +91,13 @@ impl Copier {
         if stat.links > 1 {
             if let Some(first) = self.links.get(&stat.dev_ino) {
                 let flags = AtFlags::empty();
-                return Ok(rustix::fs::linkat(&self.root, first.as_slice(), to, name, flags)?);
+                return Ok(rustix::fs::linkat(
+                    &self.root,
+                    first.as_slice(),
+                    to,
+                    name,
+                    flags,
+                )?);
             }
             self.links.insert(stat.dev_ino, path.to_vec());
         }
@@ -134,12 +140,7 @@ fn record(stat: &Stat, node: Node, xattrs: Vec<(Vec<u8>, Vec<u8>)>) -> Record {
     }
 }
 
-fn copy_file(
-    from: BorrowedFd<'_>,
-    to: BorrowedFd<'_>,
-    name: &[u8],
-    stat: &Stat,
-) -> io::Result<()> {
+fn copy_file(from: BorrowedFd<'_>, to: BorrowedFd<'_>, name: &[u8], stat: &Stat) -> io::Result<()> {
     let source = tree::open_file(from, name)?;
     let target = rustix::fs::openat(
         to,

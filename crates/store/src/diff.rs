@@ -250,10 +250,11 @@ fn has_xattr(dir: BorrowedFd<'_>, name: &str) -> io::Result<bool> {
 
 fn check_redirect(root: &Path, dir: BorrowedFd<'_>, path: &[u8]) -> Result<(), DiffError> {
     let on_disk = || tree::on_disk(root, path);
-    let redirected = has_xattr(dir, "trusted.overlay.redirect").map_err(|source| DiffError::Io {
-        path: on_disk(),
-        source,
-    })?;
+    let redirected =
+        has_xattr(dir, "trusted.overlay.redirect").map_err(|source| DiffError::Io {
+            path: on_disk(),
+            source,
+        })?;
     if redirected {
         return Err(DiffError::Redirect { path: on_disk() });
     }

@@ -22,7 +22,9 @@ use rusqlite::{OptionalExtension, params};
 use sha2::{Digest as _, Sha256};
 
 use crate::disk::{self, Context as _};
-use crate::images::{ImageError, LayerError, LayerInfo, hex_of, referenced_blobs, referenced_layers};
+use crate::images::{
+    ImageError, LayerError, LayerInfo, hex_of, referenced_blobs, referenced_layers,
+};
 use crate::leases::{Lease, Resource};
 use crate::manifest::{self, Manifest, Mismatch, Node, Record};
 use crate::meta::MetaError;

@@ -149,7 +149,10 @@ pub(crate) enum ParseError {
 impl Manifest {
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut out = String::with_capacity(self.records.len() * 160 + 256);
-        push(&mut out, format_args!("{HEADER}\nfeatures\ndiff {}\n", self.diff));
+        push(
+            &mut out,
+            format_args!("{HEADER}\nfeatures\ndiff {}\n", self.diff),
+        );
         for r in &self.records {
             encode_record(&mut out, r);
         }
@@ -214,7 +217,8 @@ impl Manifest {
 }
 
 fn push(out: &mut String, args: std::fmt::Arguments<'_>) {
-    out.write_fmt(args).expect("writing to a string cannot fail");
+    out.write_fmt(args)
+        .expect("writing to a string cannot fail");
 }
 
 fn encode_record(out: &mut String, r: &Record) {
@@ -392,7 +396,14 @@ pub(crate) fn verify(root: &Path, manifest: &Manifest) -> io::Result<Vec<Mismatc
     let dir = tree::open_root(root)?;
     let mut seen = 0_usize;
     let mut stack: Vec<(Vec<u8>, OwnedFd)> = Vec::new();
-    check(&manifest.get(b"").cloned(), b"", dir.as_fd(), b".", root, &mut wrong)?;
+    check(
+        &manifest.get(b"").cloned(),
+        b"",
+        dir.as_fd(),
+        b".",
+        root,
+        &mut wrong,
+    )?;
     seen += usize::from(manifest.get(b"").is_some());
     stack.push((Vec::new(), dir));
     while let Some((path, dir)) = stack.pop() {
@@ -400,7 +411,14 @@ pub(crate) fn verify(root: &Path, manifest: &Manifest) -> io::Result<Vec<Mismatc
             let child = tree::join(&path, &name);
             let record = manifest.get(&child);
             seen += usize::from(record.is_some());
-            let is_dir = check(&record.cloned(), &child, dir.as_fd(), &name, root, &mut wrong)?;
+            let is_dir = check(
+                &record.cloned(),
+                &child,
+                dir.as_fd(),
+                &name,
+                root,
+                &mut wrong,
+            )?;
             if is_dir {
                 stack.push((child, tree::open_dir(dir.as_fd(), &name)?));
             }
@@ -478,11 +496,7 @@ fn check(
     Ok(want.node == Node::Directory)
 }
 
-fn hash(
-    parent: BorrowedFd<'_>,
-    name: &[u8],
-    like: Option<Content>,
-) -> io::Result<Option<Content>> {
+fn hash(parent: BorrowedFd<'_>, name: &[u8], like: Option<Content>) -> io::Result<Option<Content>> {
     let file = tree::open_file(parent, name)?;
     let mut buffer = vec![0; 1 << 18];
     Ok(match like {

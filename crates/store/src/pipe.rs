@@ -25,7 +25,8 @@ pub(crate) enum Packing {
 /// # Errors
 /// The name of a compression we do not read.
 pub(crate) fn sniff(head: &[u8]) -> Result<Packing, &'static str> {
-    let zstd_skippable = head.len() >= 4 && head[0] & 0xf0 == 0x50 && head[1..4] == [0x2a, 0x4d, 0x18];
+    let zstd_skippable =
+        head.len() >= 4 && head[0] & 0xf0 == 0x50 && head[1..4] == [0x2a, 0x4d, 0x18];
     if head.starts_with(&[0x1f, 0x8b]) {
         Ok(Packing::Gzip)
     } else if head.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) || zstd_skippable {

@@ -316,7 +316,11 @@ mod tests {
             ("index.docker.io/a/b:1", "docker.io/a/b:1", "a/b:1"),
             ("localhost/a", "localhost/a:latest", "localhost/a:latest"),
             // found by the fuzz target: shortened, it would name another registry
-            ("docker.io/a.b/c:1", "docker.io/a.b/c:1", "docker.io/a.b/c:1"),
+            (
+                "docker.io/a.b/c:1",
+                "docker.io/a.b/c:1",
+                "docker.io/a.b/c:1",
+            ),
             ("host:5000/a:b", "host:5000/a:b", "host:5000/a:b"),
             ("[::1]:5000/a", "[::1]:5000/a:latest", "[::1]:5000/a:latest"),
             (

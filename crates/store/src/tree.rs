@@ -113,10 +113,7 @@ pub(crate) fn stat_fd(fd: BorrowedFd<'_>) -> io::Result<Stat> {
 }
 
 pub(crate) fn convert(st: &rustix::fs::Stat) -> Stat {
-    let dev = (
-        rustix::fs::major(st.st_rdev),
-        rustix::fs::minor(st.st_rdev),
-    );
+    let dev = (rustix::fs::major(st.st_rdev), rustix::fs::minor(st.st_rdev));
     let kind = FileType::from_raw_mode(st.st_mode);
     let node = match kind {
         FileType::Directory => Node::Directory,
@@ -174,10 +171,7 @@ pub(crate) fn proc_path(dir: BorrowedFd<'_>, name: &[u8]) -> PathBuf {
 
 /// All extended attributes that belong to the layer, sorted by name. Those that the host's security
 /// module puts on files are not part of it.
-pub(crate) fn xattrs(
-    parent: BorrowedFd<'_>,
-    name: &[u8],
-) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+pub(crate) fn xattrs(parent: BorrowedFd<'_>, name: &[u8]) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
     xattrs_by(&proc_path(parent, name), false)
 }
 

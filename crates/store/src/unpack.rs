@@ -405,24 +405,19 @@ impl Extractor<'_> {
         Ok(true)
     }
 
-    fn free_name(
-        &mut self,
-        entry: &Entry,
-        path: &[u8],
-        name: &[u8],
-    ) -> Result<bool, UnpackError> {
+    fn free_name(&mut self, entry: &Entry, path: &[u8], name: &[u8]) -> Result<bool, UnpackError> {
         let was_whiteout = self.remove_whiteout(entry, path, name)?;
         if self.nodes.contains_key(path) {
-            return Err(refuse(entry, "the archive has an entry of this name already"));
+            return Err(refuse(
+                entry,
+                "the archive has an entry of this name already",
+            ));
         }
         Ok(was_whiteout)
     }
 
     fn directory(&mut self, entry: &Entry, path: &[u8], name: &[u8]) -> Result<(), UnpackError> {
-        let known = self
-            .nodes
-            .get(path)
-            .map(|s| self.records[s.index].node);
+        let known = self.nodes.get(path).map(|s| self.records[s.index].node);
         let mut opaque = false;
         if known != Some(Node::Directory) {
             opaque = self.free_name(entry, path, name)?;
@@ -602,15 +597,22 @@ impl Extractor<'_> {
     }
 
     fn hard_link(&mut self, entry: &Entry, path: &[u8], name: &[u8]) -> Result<(), UnpackError> {
-        let target = clean(&entry.link)
-            .map_err(|what| refuse(entry, format!("its target {}: {what}", printable(&entry.link))))?;
+        let target = clean(&entry.link).map_err(|what| {
+            refuse(
+                entry,
+                format!("its target {}: {what}", printable(&entry.link)),
+            )
+        })?;
         let target = self.follow_parents(entry, &target)?;
         let first = match self.nodes.get(&target) {
             Some(slot) => self.records[slot.index].clone(),
             None => {
                 return Err(refuse(
                     entry,
-                    format!("hard link to {}, which this layer has not (yet)", printable(&target)),
+                    format!(
+                        "hard link to {}, which this layer has not (yet)",
+                        printable(&target)
+                    ),
                 ));
             }
         };
@@ -756,7 +758,8 @@ impl Extractor<'_> {
     }
 
     fn look_at_space(&self, name: &[u8]) -> Result<(), UnpackError> {
-        let st = rustix::fs::fstatvfs(&self.root).map_err(|e| io_error(name, "look at free space", e))?;
+        let st = rustix::fs::fstatvfs(&self.root)
+            .map_err(|e| io_error(name, "look at free space", e))?;
         let free = st.f_bavail.saturating_mul(st.f_frsize);
         if free < self.limits.keep_free {
             return Err(UnpackError::NoSpace {
@@ -785,7 +788,11 @@ impl Extractor<'_> {
             records.push(record);
         }
         for r in records.iter().filter(|r| r.node == Node::Directory) {
-            let path = if r.path.is_empty() { b"." } else { r.path.as_slice() };
+            let path = if r.path.is_empty() {
+                b"."
+            } else {
+                r.path.as_slice()
+            };
             rustix::fs::utimensat(&root, path, &stamps(r.mtime), AtFlags::SYMLINK_NOFOLLOW)
                 .map_err(|e| io_error(&r.path, "set its time", e))?;
         }
@@ -932,11 +939,7 @@ pub(crate) fn dress(fd: BorrowedFd<'_>, record: &Record) -> Result<(), Errno> {
 }
 
 /// Owner, extended attributes and time of what can't be opened without an effect.
-pub(crate) fn dress_name(
-    dir: BorrowedFd<'_>,
-    name: &[u8],
-    record: &Record,
-) -> Result<(), Errno> {
+pub(crate) fn dress_name(dir: BorrowedFd<'_>, name: &[u8], record: &Record) -> Result<(), Errno> {
     rustix::fs::chownat(
         dir,
         name,

@@ -77,8 +77,13 @@ impl<W: Write> Packer<W> {
                     PackError::Source(e) => failed("read", path, e),
                     PackError::Sink(e) => ArchivePathError::Write(e),
                 };
-                pack_file(&File::from(file), &mut entry, &mut self.tar, &mut self.buffer)
-                    .map_err(&mut tar_error)
+                pack_file(
+                    &File::from(file),
+                    &mut entry,
+                    &mut self.tar,
+                    &mut self.buffer,
+                )
+                .map_err(&mut tar_error)
             }
             Node::Symlink => {
                 entry.link = rustix::fs::readlinkat(fd, "", Vec::new())
@@ -97,8 +102,8 @@ impl<W: Write> Packer<W> {
         device: u64,
     ) -> Result<(), ArchivePathError> {
         let path = entry.path.clone();
-        let dir = reopen(fd, OFlags::RDONLY | OFlags::DIRECTORY)
-            .map_err(|e| failed("open", &path, e))?;
+        let dir =
+            reopen(fd, OFlags::RDONLY | OFlags::DIRECTORY).map_err(|e| failed("open", &path, e))?;
         entry.xattrs = xattrs(dir.as_fd(), &path)?;
         if !path.is_empty() {
             self.tar.start(&entry).map_err(ArchivePathError::Write)?;
@@ -120,10 +125,7 @@ impl<W: Write> Packer<W> {
     }
 }
 
-fn xattrs(
-    fd: BorrowedFd<'_>,
-    path: &[u8],
-) -> Result<Vec<(Vec<u8>, Vec<u8>)>, ArchivePathError> {
+fn xattrs(fd: BorrowedFd<'_>, path: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>, ArchivePathError> {
     let mut list = tree::xattrs_of(fd).map_err(|e| failed("read the attributes of", path, e))?;
     list.retain(|(n, _)| unpack::is_kept(n) && !n.starts_with(b"trusted."));
     Ok(list)

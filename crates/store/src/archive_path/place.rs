@@ -132,7 +132,10 @@ impl Placer<'_> {
     /// The directory an entry goes to, made where it is missing. Links on the way are followed
     /// inside the root, as the container itself would see them.
     fn parent(&mut self, entry: &Entry, dir: &[u8]) -> Result<OwnedFd, ArchivePathError> {
-        let clone = |fd: &OwnedFd| fd.try_clone().map_err(|e| failed(entry, "open its directory", e));
+        let clone = |fd: &OwnedFd| {
+            fd.try_clone()
+                .map_err(|e| failed(entry, "open its directory", e))
+        };
         if let Some((path, fd)) = &self.parent
             && path == dir
         {
@@ -251,7 +254,8 @@ impl Placer<'_> {
         parent: &OwnedFd,
         name: &[u8],
     ) -> Result<(), ArchivePathError> {
-        let target = clean(&entry.link).map_err(|what| refuse(entry, format!("its target: {what}")))?;
+        let target =
+            clean(&entry.link).map_err(|what| refuse(entry, format!("its target: {what}")))?;
         let (dir, target_name) = unpack::split(&target);
         let target_dir = self.parent(entry, dir)?;
         rustix::fs::linkat(&target_dir, target_name, parent, name, AtFlags::empty())

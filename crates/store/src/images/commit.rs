@@ -144,9 +144,7 @@ impl Packed {
                 // no name, no time in the header
                 flate2::GzBuilder::new().write(inner, flate2::Compression::new(6)),
             )),
-            Compression::Zstd => {
-                Self::Zstd(Box::new(zstd::stream::write::Encoder::new(inner, 3)?))
-            }
+            Compression::Zstd => Self::Zstd(Box::new(zstd::stream::write::Encoder::new(inner, 3)?)),
         })
     }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::index::NewImage;
 use super::publish::Batch;
 use super::{ImportError, ImportRequest, LayerInfo, LoadError};
+use crate::Store;
 use crate::archive::{self, digest, host_architecture, make_manifest};
 use crate::blobs::{BlobWriter, Staged};
 use crate::config::{History, ImageConfig, RootFs, RunConfig, apply_change};
@@ -14,7 +15,6 @@ use crate::layers::{BlobFacts, StagedLayer, read_up_to};
 use crate::pipe::{Packing, sniff};
 use crate::progress::{Action, Progress, Update};
 use crate::reference::Reference;
-use crate::Store;
 
 const PIECE: usize = 256 << 10;
 
@@ -223,7 +223,9 @@ fn new_config(run: RunConfig, platform: &str) -> Result<ImageConfig, ImportError
     }
     let word = |part: Option<&str>, default: &str| match part {
         None | Some("") => Ok(default.to_owned()),
-        Some(w) if w.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') => Ok(w.to_lowercase()),
+        Some(w) if w.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') => {
+            Ok(w.to_lowercase())
+        }
         Some(_) => Err(bad()),
     };
     let os = word(os, "linux")?;

@@ -288,8 +288,7 @@ impl<'a> Intake<'a> {
         if entry.kind == Kind::Directory {
             return Ok(());
         }
-        let path =
-            String::from_utf8(path).map_err(|_| refuse("its name is not text"))?;
+        let path = String::from_utf8(path).map_err(|_| refuse("its name is not text"))?;
         if path.is_empty() {
             return Err(refuse("an empty name"));
         }
@@ -398,10 +397,7 @@ impl<'a> Intake<'a> {
     }
 }
 
-fn read_whole<R: io::BufRead>(
-    entry: &Entry,
-    reader: &mut Reader<R>,
-) -> Result<Vec<u8>, LoadError> {
+fn read_whole<R: io::BufRead>(entry: &Entry, reader: &mut Reader<R>) -> Result<Vec<u8>, LoadError> {
     let mut bytes = Vec::with_capacity(usize::try_from(entry.size).unwrap_or(0));
     loop {
         let data = reader.data()?;

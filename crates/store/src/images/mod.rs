@@ -29,8 +29,8 @@ use crate::reference::ReferenceError;
 use crate::tar::TarError;
 use crate::unpack::UnpackError;
 
-pub(crate) use index::{NewImage, SCHEMA, hex_of, referenced_blobs, referenced_layers};
 pub use index::ImagesUsage;
+pub(crate) use index::{NewImage, SCHEMA, hex_of, referenced_blobs, referenced_layers};
 pub use remove::{RemoveOptions, Removed};
 
 /// An image as the index has it.
