@@ -4,12 +4,16 @@ use std::fs::File;
 use std::io::{Read, Seek, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 
 use crate::OpenError;
 use crate::disk::{self, Context, DiskError};
+
+/// A process that was just ended may have forked, and a fork holds the lock until its exec.
+const PATIENCE: Duration = Duration::from_millis(300);
 
 /// The lock file, locked for as long as this lives. The kernel unlocks it when the process ends in
 /// whatever way.
@@ -29,14 +33,20 @@ impl RootLock {
             .mode(0o600)
             .open(&path)
             .on("open", &path)?;
-        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Err(rustix::io::Errno::WOULDBLOCK) => {
-                return Err(OpenError::Locked {
-                    root: root.to_owned(),
-                    holder: holder(&mut file),
-                });
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                Err(rustix::io::Errno::WOULDBLOCK) => {
+                    return Err(OpenError::Locked {
+                        root: root.to_owned(),
+                        holder: holder(&mut file),
+                    });
+                }
+                other => break other.on("lock", &path)?,
             }
-            other => other.on("lock", &path)?,
         }
         // for the message above only: a full disk must not stop us
         let note = |mut f: &File| {

@@ -4,6 +4,7 @@
 //! <root>/                 0711
 //!   lock                  held (flock) by the process that opened the store; its pid is inside
 //!   boot.json             boot id of the last open and whether it ended in order
+//!   driver                what the last trial of overlays said
 //!   meta.db               SQLite (WAL, synchronous=FULL): the index; rebuildable from the files below
 //!   blobs/sha256/ab/<hex> compressed blobs as received, verified, synced: the truth about images
 //!   layers/<chain id>/    unpacked layers: a cache
@@ -399,11 +400,30 @@ impl Store {
     /// Renames a file or tree of ours out of the way, to be deleted in the background. That it is
     /// gone already is fine; that it can't be moved is left to the next open.
     pub(crate) fn trash_leftover(&self, path: &Path) {
-        let grave = self.shared.root.join("trash/reap").join(random_hex(8));
-        if let Err(error) = disk::rename(path, &grave)
-            && error.source.kind() != std::io::ErrorKind::NotFound
-        {
+        if let Err(error) = self.to_trash(path) {
             tracing::warn!(%error, cause = %error.source, "can't be moved to the trash; left to the next start");
+        }
+    }
+
+    /// As [`Store::trash_leftover`], where what can't be moved must be known.
+    pub(crate) fn to_trash(&self, path: &Path) -> Result<(), DiskError> {
+        let grave = self.shared.root.join("trash/reap").join(random_hex(8));
+        let mut moved = disk::rename(path, &grave);
+        if moved
+            .as_ref()
+            .is_err_and(|e| e.source.raw_os_error() == Some(EPERM))
+            && let Ok(stuck) = std::fs::File::open(path)
+        {
+            trash::make_mutable(std::os::fd::AsFd::as_fd(&stuck));
+            moved = disk::rename(path, &grave);
+        }
+        match moved {
+            Ok(()) => {
+                self.queue().add(|p| p.reap = true);
+                Ok(())
+            }
+            Err(error) if error.source.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
         }
     }
 }
@@ -425,12 +445,34 @@ const TREE: &[(&str, u32)] = &[
     ("quarantine", 0o700),
 ];
 
+/// Tries an overlay; on a full disk, where nothing can be tried, goes by the last trial.
 fn probe_driver(root: &Path) -> Result<(Driver, String), DiskError> {
     let dir = root
         .join("staging")
         .join(format!("probe-{}", random_hex(8)));
-    disk::create_dir(&dir, 0o700)?;
-    Ok(driver::probe(&dir)) // left in staging, which is emptied next
+    let last = root.join("driver");
+    match disk::create_dir(&dir, 0o700) {
+        Err(error) if error.is_out_of_space() => {
+            let driver = match disk::read_optional(&last)?.as_deref() {
+                Some(b"vfs") => Driver::Vfs,
+                _ => Driver::Overlay,
+            };
+            return Ok((driver, "as before: the disk is too full to try".to_owned()));
+        }
+        other => other?,
+    }
+    let (driver, why) = driver::probe(&dir); // its files stay in staging, which is emptied next
+    let name: &[u8] = match driver {
+        Driver::Overlay => b"overlay",
+        Driver::Vfs => b"vfs",
+    };
+    if disk::read_optional(&last)?.as_deref() != Some(name) {
+        match disk::write_lazy(&last, name, 0o600) {
+            Err(error) if error.is_out_of_space() => {}
+            other => other?,
+        }
+    }
+    Ok((driver, why))
 }
 
 /// RFC 3339, nanoseconds, UTC.

@@ -149,7 +149,6 @@ pub(crate) struct Meta {
     path: PathBuf,
     queue: Mutex<Vec<Box<dyn Change>>>,
     writer: Mutex<Connection>,
-    reader: Mutex<Connection>,
 }
 
 impl std::fmt::Debug for Meta {
@@ -227,7 +226,7 @@ impl Meta {
         for schema in SCHEMAS {
             db.execute_batch(schema)?; // what a newer version of ours added
         }
-        Ok(Self::with(path, db)?)
+        Ok(Self::with(path, db))
     }
 
     /// Makes a database, with what `fill` puts into it, in one transaction: after a crash there is
@@ -258,20 +257,18 @@ impl Meta {
         })?;
         make("COMMIT")?;
         lay_out_log(path)?;
-        Ok(Self::with(path, db)?)
+        Ok(Self::with(path, db))
     }
 
-    fn with(path: &Path, writer: Connection) -> Result<Self, MetaError> {
-        Ok(Self {
+    fn with(path: &Path, writer: Connection) -> Self {
+        Self {
             path: path.to_owned(),
             queue: Mutex::default(),
-            reader: Mutex::new(connect(path)?),
             writer: Mutex::new(writer),
-        })
+        }
     }
 
-    /// Moves the log's content into the database file and starts the log over, without waiting for
-    /// readers.
+    /// Moves the log's content into the database file and starts the log over.
     pub(crate) fn checkpoint(&self) -> Result<(), MetaError> {
         let writer = lock(&self.writer);
         writer.query_row("PRAGMA wal_checkpoint(RESTART)", [], |_| Ok(()))?;
@@ -303,13 +300,16 @@ impl Meta {
         self.submit(Durability::Relaxed, body)
     }
 
-    /// Reads a consistent state; never waits for a writer.
+    /// Reads a consistent state. The body calls neither this nor [`Meta::write`].
     pub(crate) fn read<T, E>(&self, body: impl FnOnce(&Connection) -> Result<T, E>) -> Result<T, E>
     where
         E: From<MetaError>,
     {
-        let mut reader = lock(&self.reader);
-        let tx = reader.transaction().map_err(MetaError::from)?;
+        let mut writer = lock(&self.writer);
+        if !writer.is_autocommit() {
+            writer.execute_batch("ROLLBACK").map_err(MetaError::from)?;
+        }
+        let tx = writer.transaction().map_err(MetaError::from)?;
         body(&tx)
     }
 
@@ -397,6 +397,9 @@ fn connect(path: &Path) -> Result<Connection, MetaError> {
         rusqlite::config::DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE,
         true,
     )?;
+    // one connection, for good: the log's index is kept in memory and not in a file, which can't be
+    // made on a full disk
+    db.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
     db.pragma_update(None, "journal_mode", "WAL")?;
     db.pragma_update(None, "synchronous", "FULL")?;
     db.set_prepared_statement_cache_capacity(64);

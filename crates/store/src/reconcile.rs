@@ -10,6 +10,7 @@
 //! | volume row without directory | reported, left |
 //! | volume directory without row | moved on to the trash if it was removed, else taken in |
 //! | removed volume without directory | forgotten |
+//! | directory in the volumes' trash without row | taken in |
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -214,16 +215,38 @@ impl Store {
                 reason: "its directory is missing".to_owned(),
             });
         }
-        let gone: BTreeSet<String> = self
+        self.reconcile_volume_trash(report)
+    }
+
+    fn reconcile_volume_trash(&self, report: &mut OpenReport) -> Result<(), OpenError> {
+        let rows: BTreeSet<String> = self
             .meta()
             .read(|db| column(db, "SELECT uid FROM volume_trash"))?;
-        for uid in gone {
-            if !self.volume_trash_dir().join(&uid).exists() {
-                self.meta().write(move |db| {
-                    db.execute("DELETE FROM volume_trash WHERE uid = ?1", [uid])
-                        .map_err(MetaError::from)
-                })?;
+        let mut dirs = BTreeSet::new();
+        for uid in disk::names(&self.volume_trash_dir())? {
+            let uid = uid.to_string_lossy().into_owned();
+            let path = self.volume_trash_dir().join(&uid);
+            if !rows.contains(&uid) {
+                let dir = path.clone();
+                let taken_in: Result<(), String> = self
+                    .meta()
+                    .write(move |db| Ok::<_, MetaError>(crate::volumes::adopt_trashed(db, &dir)))?;
+                if let Err(reason) = taken_in {
+                    report.quarantined.push(Quarantined {
+                        kind: "removed volume",
+                        name: uid.clone(),
+                        path,
+                        reason,
+                    });
+                }
             }
+            dirs.insert(uid);
+        }
+        for uid in rows.difference(&dirs).cloned() {
+            self.meta().write(move |db| {
+                db.execute("DELETE FROM volume_trash WHERE uid = ?1", [uid])
+                    .map_err(MetaError::from)
+            })?;
         }
         Ok(())
     }

@@ -73,7 +73,10 @@ pub(crate) fn release(root: &Path) -> bool {
     let path = root.join("reserve");
     let go = || {
         point("store.reserve.release")?;
-        std::fs::remove_file(&path)
+        std::fs::remove_file(&path)?;
+        // file systems hand freed blocks out again only once the removal is on disk
+        rustix::fs::syncfs(std::fs::File::open(root)?)?;
+        Ok::<_, std::io::Error>(())
     };
     match go() {
         Ok(()) => {

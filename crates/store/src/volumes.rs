@@ -272,8 +272,13 @@ impl Store {
     }
 
     fn move_to_trash(&self, name: &str, uid: &str) -> Result<(), VolumeError> {
-        let place = self.volumes_dir().join(name);
-        match disk::rename_new(&place, &self.volume_trash_dir().join(uid)) {
+        let (place, grave) = (
+            self.volumes_dir().join(name),
+            self.volume_trash_dir().join(uid),
+        );
+        match disk::rename_new(&place, &grave) {
+            // a second attempt, after the sync failed
+            Err(_) if grave.exists() => {}
             // someone deleted the directory: there is nothing to bring back
             Err(e) if e.source.kind() == std::io::ErrorKind::NotFound => {
                 return self.forget_trashed(uid);
@@ -316,9 +321,12 @@ impl Store {
 
     fn purge(&self, trashed: &TrashedVolume) -> Result<(), VolumeError> {
         let uid = &trashed.volume.uid;
-        self.freeing(VolumeError::is_out_of_space, || self.forget_trashed(uid))?;
-        self.trash_leftover(&self.volume_trash_dir().join(uid));
-        Ok(())
+        // first: a directory without a row would be taken for a volume whose row was lost
+        self.freeing(VolumeError::is_out_of_space, || {
+            self.to_trash(&self.volume_trash_dir().join(uid))?;
+            disk::sync_dir(&self.volume_trash_dir())?;
+            self.forget_trashed(uid)
+        })
     }
 
     /// Deletes for good what the policy doesn't keep. Answers with what went.

@@ -1,0 +1,42 @@
+//! The store's index, containers and volumes against a model, a killed process, a failing or full
+//! disk, damaged files, other versions and power cuts.
+
+mod crash;
+mod damage;
+mod full;
+mod model;
+mod powercut;
+mod sequences;
+
+use std::path::Path;
+
+use store::{OpenOptions, OpenReport, Store};
+
+/// Without a background thread, so that steps come in the same order each time.
+fn options(boot: &str) -> OpenOptions {
+    OpenOptions {
+        boot_id: Some(boot.to_owned()),
+        reserve: Some(1 << 20),
+        manual: true,
+        ..OpenOptions::default()
+    }
+}
+
+#[track_caller]
+fn open(root: &Path, boot: &str) -> (Store, OpenReport) {
+    match Store::open(root, &options(boot)) {
+        Ok(opened) => opened,
+        Err(error) => panic!("open: {}", chain(&error)),
+    }
+}
+
+/// An error with all its sources.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text += &format!(": {error}");
+        source = error.source();
+    }
+    text
+}

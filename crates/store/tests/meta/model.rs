@@ -1,0 +1,350 @@
+//! What the store promises, as a few maps; and operations that both understand.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::Write;
+
+use store::{NewContainer, NewVolume, Store};
+
+pub(crate) const IMAGE: &str = "sha256:feed";
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Op {
+    CreateVolume(u8),
+    RemoveVolume(u8),
+    RestoreVolume(u8),
+    PurgeVolume(u8),
+    /// A program writes a file into a volume and syncs it.
+    Write(u8, u8),
+    Create {
+        id: u8,
+        name: u8,
+        volumes: Vec<u8>,
+    },
+    Update(u8, u8),
+    Rename(u8, u8),
+    Remove(u8),
+}
+
+/// File to length and byte it is made of.
+type Files = BTreeMap<String, String>;
+
+const LENGTH: usize = 5000;
+
+fn shown(content: &[u8]) -> String {
+    match content.first() {
+        Some(first) if content.iter().all(|b| b == first) => {
+            format!("{} x {first}", content.len())
+        }
+        _ => format!("{} bytes, torn", content.len()),
+    }
+}
+
+/// What a user can see.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct State {
+    pub(crate) volumes: BTreeMap<String, Files>,
+    /// The latest removed last.
+    pub(crate) trash: Vec<(String, Files)>,
+    pub(crate) containers: BTreeMap<String, Container>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Container {
+    name: String,
+    volumes: Vec<String>,
+    document: Vec<u8>,
+}
+
+pub(crate) fn volume_name(n: u8) -> String {
+    format!("volume-{n}")
+}
+
+pub(crate) fn id(n: u8) -> String {
+    format!("{n:064x}")
+}
+
+fn container_name(n: u8) -> String {
+    format!("name-{n}")
+}
+
+fn document(n: u8) -> Vec<u8> {
+    // not UTF-8 now and then: the engine's bytes are its own
+    match n % 4 {
+        0 => vec![n, 0xff, 0xfe, n],
+        _ => format!(
+            "{{\"state\": {n}, \"padding\": {:?}}}",
+            "x".repeat(n.into())
+        )
+        .into_bytes(),
+    }
+}
+
+impl State {
+    /// Whether the store must accept the operation; changes the state if so.
+    pub(crate) fn apply(&mut self, op: &Op) -> bool {
+        match op {
+            Op::CreateVolume(v) => {
+                self.volumes.entry(volume_name(*v)).or_default();
+                true
+            }
+            Op::RemoveVolume(v) => {
+                let name = volume_name(*v);
+                if self.containers.values().any(|c| c.volumes.contains(&name)) {
+                    return false;
+                }
+                let Some(files) = self.volumes.remove(&name) else {
+                    return false;
+                };
+                self.trash.push((name, files));
+                true
+            }
+            Op::RestoreVolume(v) => {
+                let name = volume_name(*v);
+                if self.volumes.contains_key(&name) {
+                    return false;
+                }
+                let Some(at) = self.trash.iter().rposition(|(n, _)| *n == name) else {
+                    return false;
+                };
+                self.volumes.insert(name, self.trash.remove(at).1);
+                true
+            }
+            Op::PurgeVolume(v) => {
+                let name = volume_name(*v);
+                let Some(at) = self.trash.iter().rposition(|(n, _)| *n == name) else {
+                    return false;
+                };
+                self.trash.remove(at);
+                true
+            }
+            Op::Write(v, n) => match self.volumes.get_mut(&volume_name(*v)) {
+                Some(files) => {
+                    files.insert(format!("file-{n}"), shown(&[*n; LENGTH]));
+                    true
+                }
+                None => false,
+            },
+            _ => self.apply_container(op),
+        }
+    }
+
+    fn apply_container(&mut self, op: &Op) -> bool {
+        match op {
+            Op::Create {
+                id: n,
+                name,
+                volumes,
+            } => {
+                let mut volumes: Vec<String> = volumes.iter().map(|v| volume_name(*v)).collect();
+                volumes.sort();
+                volumes.dedup();
+                if self.containers.contains_key(&id(*n))
+                    || self.name_taken(*name)
+                    || volumes.iter().any(|v| !self.volumes.contains_key(v))
+                {
+                    return false;
+                }
+                let container = Container {
+                    name: container_name(*name),
+                    volumes,
+                    document: document(*n),
+                };
+                self.containers.insert(id(*n), container);
+                true
+            }
+            Op::Update(n, d) => self
+                .containers
+                .get_mut(&id(*n))
+                .map(|c| c.document = document(*d))
+                .is_some(),
+            Op::Rename(n, name) => {
+                let own = self.containers.get(&id(*n)).map(|c| c.name.clone());
+                if own.as_deref() != Some(&container_name(*name)) && self.name_taken(*name) {
+                    return false;
+                }
+                self.containers
+                    .get_mut(&id(*n))
+                    .map(|c| {
+                        c.name = container_name(*name);
+                        c.document = document(*name);
+                    })
+                    .is_some()
+            }
+            Op::Remove(n) => self.containers.remove(&id(*n)).is_some(),
+            _ => unreachable!("volumes are handled above"),
+        }
+    }
+
+    fn name_taken(&self, name: u8) -> bool {
+        let name = container_name(name);
+        self.containers.values().any(|c| c.name == name)
+    }
+
+    /// What the store shows.
+    pub(crate) fn of(store: &Store) -> Self {
+        let files = |dir: &std::path::Path| -> Files {
+            fs::read_dir(dir)
+                .unwrap_or_else(|e| panic!("{}: {e}", dir.display()))
+                .map(|e| {
+                    let e = e.unwrap();
+                    let name = e.file_name().into_string().unwrap();
+                    (name, shown(&fs::read(e.path()).unwrap()))
+                })
+                .collect()
+        };
+        let volumes = store.volumes().unwrap().into_iter();
+        let mut trash = store.volumes_in_trash().unwrap();
+        trash.reverse();
+        let containers = store.containers().unwrap().into_iter();
+        Self {
+            volumes: volumes
+                .map(|v| {
+                    let dir = store.volume_dir(&v.name);
+                    (v.name, files(&dir))
+                })
+                .collect(),
+            trash: trash
+                .into_iter()
+                .map(|t| {
+                    let dir = format!("trash/volumes/{}/_data", t.volume.uid);
+                    (t.volume.name, files(&store.root().join(dir)))
+                })
+                .collect(),
+            containers: containers
+                .map(|c| {
+                    let c = c.unwrap();
+                    let place = store.container_fs(&c.id);
+                    assert!(place.upper.is_dir() && place.work.is_dir(), "{place:?}");
+                    assert_eq!(c.image, IMAGE);
+                    let container = Container {
+                        name: c.name,
+                        volumes: c.volumes,
+                        document: c.document,
+                    };
+                    (c.id, container)
+                })
+                .collect(),
+        }
+    }
+}
+
+/// Does it; the error, with its sources, where the store refuses.
+pub(crate) fn run(store: &Store, op: &Op) -> Result<(), String> {
+    let told = |e: &dyn std::error::Error| crate::chain(e);
+    match op {
+        Op::CreateVolume(v) => {
+            let new = NewVolume {
+                name: volume_name(*v),
+                ..NewVolume::default()
+            };
+            store.volume_create(&new).map(drop).map_err(|e| told(&e))
+        }
+        Op::RemoveVolume(v) => store.volume_remove(&volume_name(*v)).map_err(|e| told(&e)),
+        Op::RestoreVolume(v) => store
+            .volume_restore(&volume_name(*v))
+            .map(drop)
+            .map_err(|e| told(&e)),
+        Op::PurgeVolume(v) => store
+            .volume_purge(&volume_name(*v))
+            .map(drop)
+            .map_err(|e| told(&e)),
+        Op::Write(v, n) => write(store, *v, *n).map_err(|e| told(&e)),
+        Op::Create {
+            id: n,
+            name,
+            volumes,
+        } => {
+            let volumes: Vec<String> = volumes.iter().map(|v| volume_name(*v)).collect();
+            let new = NewContainer {
+                id: &id(*n),
+                name: &container_name(*name),
+                image: IMAGE,
+                volumes: &volumes,
+                document: &document(*n),
+                ephemeral: false,
+            };
+            store.container_create(&new).map(drop).map_err(|e| told(&e))
+        }
+        Op::Update(n, d) => store
+            .container_update(&id(*n), &document(*d))
+            .map_err(|e| told(&e)),
+        Op::Rename(n, name) => store
+            .container_rename(&id(*n), &container_name(*name), &document(*name))
+            .map_err(|e| told(&e)),
+        Op::Remove(n) => store.container_remove(&id(*n)).map_err(|e| told(&e)),
+    }
+}
+
+/// As a careful program does: whole or absent.
+fn write(store: &Store, volume: u8, n: u8) -> std::io::Result<()> {
+    let name = volume_name(volume);
+    store.volume(&name).map_err(std::io::Error::other)?;
+    let dir = store.volume_dir(&name);
+    let tmp = store.root().join("staging/program");
+    let mut file = File::create(&tmp)?;
+    file.write_all(&[n; LENGTH])?;
+    file.sync_all()?;
+    fs::rename(&tmp, dir.join(format!("file-{n}")))?;
+    File::open(&dir)?.sync_all()
+}
+
+/// A history in which each kind of operation comes after what could disturb it.
+pub(crate) fn history() -> Vec<Op> {
+    use Op::*;
+    let create = |id, name, volumes: &[u8]| Create {
+        id,
+        name,
+        volumes: volumes.to_vec(),
+    };
+    vec![
+        CreateVolume(1),
+        Write(1, 1),
+        create(1, 1, &[1]),
+        Update(1, 7),
+        create(2, 2, &[]),
+        Rename(2, 3),
+        CreateVolume(2),
+        Write(2, 2),
+        RemoveVolume(2),
+        CreateVolume(2),
+        Write(2, 3),
+        Update(1, 8),
+        RemoveVolume(2),
+        Remove(2),
+        RestoreVolume(2),
+        create(3, 2, &[1, 2]),
+        Update(3, 9),
+        Remove(1),
+        PurgeVolume(2),
+        Remove(3),
+        RemoveVolume(1),
+        RestoreVolume(1),
+    ]
+}
+
+/// The state before the first operation of [`history`] and after each.
+pub(crate) fn states() -> Vec<State> {
+    let mut state = State::default();
+    let mut states = vec![state.clone()];
+    for op in history() {
+        assert!(state.apply(&op), "{op:?} must be accepted");
+        states.push(state.clone());
+    }
+    states
+}
+
+/// That after `acknowledged` operations the state is what they made, with the next done or not.
+pub(crate) fn check(store: &Store, acknowledged: usize) -> Result<(), String> {
+    let states = states();
+    let found = State::of(store);
+    let fine =
+        found == states[acknowledged] || states.get(acknowledged + 1).is_some_and(|s| found == *s);
+    if fine {
+        return Ok(());
+    }
+    Err(format!(
+        "after {acknowledged} operations\nexpected {:?}\nfound {found:?}",
+        states[acknowledged]
+    ))
+}
