@@ -36,7 +36,7 @@ impl Image {
             io::Error::other(format!("/bin/busybox: {e}: install busybox-static"))
         };
         let program = std::fs::read(path).map_err(|e| say(&e))?;
-        if program.windows(7).any(|w| w == b"ld-linu") {
+        if has_interpreter(&program) {
             return Err(say(&"it is linked dynamically"));
         }
         let mut entries = Vec::new();
@@ -134,6 +134,21 @@ impl Image {
         entries.push(("manifest.json".to_owned(), Node::File(manifest, 0o644)));
         tar(&entries)
     }
+}
+
+/// Whether a 64-bit ELF program asks for a dynamic linker (a PT_INTERP header). source: elf(5).
+fn has_interpreter(program: &[u8]) -> bool {
+    const PT_INTERP: usize = 3;
+    let number = |at: usize, width: usize| {
+        let bytes = program.get(at..at + width)?;
+        let digit = |n: u64, b: &u8| (n << 8) | u64::from(*b);
+        usize::try_from(bytes.iter().rev().fold(0, digit)).ok()
+    };
+    let headers = || Some((number(32, 8)?, number(54, 2)?, number(56, 2)?));
+    let Some((start, size, count)) = headers() else {
+        return false;
+    };
+    (0..count).any(|n| number(start + n * size, 4) == Some(PT_INTERP))
 }
 
 fn applets(busybox: &Path) -> io::Result<Vec<String>> {
