@@ -561,8 +561,11 @@ pub fn create_body(command: &[&str], fields: Value) -> Value {
 impl Drop for Instance {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            let mut log = io::stderr().lock();
-            let _unseen = io::Write::write_all(&mut log, self.log().as_bytes());
+            let log = self.log();
+            let from = log.lines().count().saturating_sub(60);
+            let tail: Vec<&str> = log.lines().skip(from).collect();
+            let text = format!("the daemon's log, its end:\n{}\n", tail.join("\n"));
+            let _unseen = io::Write::write_all(&mut io::stderr().lock(), text.as_bytes());
         }
         if self.daemon().is_some() {
             let api = self.api().with_deadline(Duration::from_secs(10));
