@@ -19,7 +19,7 @@ mod report;
 mod unpack;
 
 use crate::Failed;
-use crate::run::{cargo, run};
+use crate::run::{cargo, program, run};
 use crate::setup;
 
 /// What was asked for.
@@ -28,23 +28,25 @@ struct Options {
     rounds: usize,
     /// Containers of the parallel measurement.
     containers: usize,
-    peers: bool,
+    /// Names of the engines, ours among them.
+    engines: Vec<String>,
     /// Names of the parts to measure; empty is all.
     parts: Vec<String>,
 }
 
+const ENGINES: [&str; 3] = ["plimsoll", "docker", "podman"];
 const PARTS: [&str; 5] = ["run", "api", "parallel", "unpack", "floor"];
 
 fn options(arguments: &[String]) -> Result<Options, Failed> {
     let mut options = Options {
         rounds: 21,
         containers: 200,
-        peers: true,
+        engines: ENGINES.map(str::to_owned).to_vec(),
         parts: Vec::new(),
     };
     let usage = || {
         format!(
-            "usage: cargo xtask bench [--rounds=N] [--containers=N] [--no-peers] [{}]...",
+            "usage: cargo xtask bench [--rounds=N] [--containers=N] [--engines=A,B] [{}]...",
             PARTS.join("|")
         )
     };
@@ -52,7 +54,9 @@ fn options(arguments: &[String]) -> Result<Options, Failed> {
         match argument.split_once('=') {
             Some(("--rounds", n)) => options.rounds = n.parse().map_err(|_| usage())?,
             Some(("--containers", n)) => options.containers = n.parse().map_err(|_| usage())?,
-            None if argument == "--no-peers" => options.peers = false,
+            Some(("--engines", names)) => {
+                options.engines = names.split(',').map(str::to_owned).collect();
+            }
             None if PARTS.contains(&argument.as_str()) => options.parts.push(argument.clone()),
             _ => return Err(usage().into()),
         }
@@ -61,16 +65,45 @@ fn options(arguments: &[String]) -> Result<Options, Failed> {
 }
 
 impl Options {
+    fn has_peers(&self) -> bool {
+        self.engines.iter().any(|e| e != "plimsoll")
+    }
+
     fn wants(&self, part: &str) -> bool {
         self.parts.is_empty() || self.parts.iter().any(|p| p == part)
     }
+}
+
+/// crun refuses version 1 beside a version 2 hierarchy that has controllers: then everything is
+/// measured in a mount namespace that doesn't show the latter.
+fn without_hybrid(arguments: &[String]) -> Result<Option<Result<(), Failed>>, Failed> {
+    const INSIDE: &str = "PLIMSOLL_BENCH_INSIDE";
+    let cgroups = host::cgroups::read()?;
+    let hybrid = cgroups.mode == host::CgroupMode::Hybrid;
+    let Some(v2) = cgroups.v2().filter(|h| hybrid && !h.controllers.is_empty()) else {
+        return Ok(None);
+    };
+    if std::env::var_os(INSIDE).is_some() {
+        return Err("the version 2 hierarchy is still shown".into());
+    }
+    let mut command = program("unshare");
+    command
+        .args(["--mount", "--propagation", "private", "sh", "-c"])
+        .arg("umount \"$1\" && shift && exec \"$@\"")
+        .arg("sh")
+        .arg(&v2.mount)
+        .arg(std::env::current_exe()?)
+        .arg("bench")
+        .args(arguments)
+        .env(INSIDE, "1");
+    Ok(Some(run(&mut command)))
 }
 
 /// Measures and writes `bench/RESULTS.md` (only for a whole run with peers).
 pub(crate) fn bench(arguments: &[String]) -> Result<(), Failed> {
     let options = options(arguments)?;
     setup::needs_root("cargo xtask bench")?;
-    if options.peers {
+    if options.has_peers() {
         setup::install(&[
             ("dockerd", "docker.io"),
             ("containerd", "containerd"),
@@ -79,15 +112,20 @@ pub(crate) fn bench(arguments: &[String]) -> Result<(), Failed> {
             ("runc", "runc"),
         ])?;
     }
+    if let Some(done) = without_hybrid(arguments)? {
+        return done;
+    }
     setup::install(&[("busybox", "busybox-static"), ("mmdebstrap", "mmdebstrap")])?;
-    run(cargo().args(["build", "--release", "--locked", "--package", "cli"]))?;
+    if options.engines.iter().any(|e| e == "plimsoll") {
+        run(cargo().args(["build", "--release", "--locked", "--package", "cli"]))?;
+    }
     let mut table = report::Table::default();
     let mut engines = peers::start(&options)?;
     let measured = measure::all(&options, &mut engines, &mut table);
     drop(engines);
     println!("\n{}", table.text());
     measured?;
-    if options.peers && options.parts.is_empty() {
+    if options.engines.len() == ENGINES.len() && options.parts.is_empty() {
         let path = crate::run::root().join("bench/RESULTS.md");
         std::fs::write(&path, table.document(&options)?)?;
         println!("written: bench/RESULTS.md");

@@ -49,28 +49,21 @@ enum Running {
 struct Peer {
     dir: tempfile::TempDir,
     child: Option<Child>,
+    /// docker's, as the distribution's unit runs it: beside the daemon, and longer than it.
+    containerd: Option<Child>,
     kind: Kind,
 }
 
-/// Starts ours, and the peers if they are wanted, each with busybox loaded.
+/// Starts those that are wanted, each with busybox loaded.
 pub(crate) fn start(options: &Options) -> Result<Vec<Engine>, Failed> {
     let mut engines = Vec::new();
-    let target = std::env::current_exe()?;
-    let target = target.ancestors().nth(2).ok_or("no target directory")?;
-    let ours = target.join("release/plimsoll");
-    let meter = Meter::new("plimsoll")?;
-    let mut instance = Instance::of(ours).log_level("warn");
-    meter.within(|| instance.start());
-    engines.push(Engine {
-        kind: Kind::Plimsoll,
-        meter,
-        api: instance.api(),
-        process: Running::Ours(Box::new(instance)),
-    });
-    if options.peers {
-        for kind in [Kind::Docker, Kind::Podman] {
-            engines.push(peer(kind)?);
-        }
+    for name in &options.engines {
+        engines.push(match name.as_str() {
+            "plimsoll" => ours()?,
+            "docker" => peer(Kind::Docker)?,
+            "podman" => peer(Kind::Podman)?,
+            _ => return Err(format!("no engine {name} is known").into()),
+        });
     }
     let busybox = Image::busybox()?.archive();
     for engine in &engines {
@@ -82,14 +75,32 @@ pub(crate) fn start(options: &Options) -> Result<Vec<Engine>, Failed> {
     Ok(engines)
 }
 
+fn ours() -> Result<Engine, Failed> {
+    let target = std::env::current_exe()?;
+    let target = target.ancestors().nth(2).ok_or("no target directory")?;
+    let meter = Meter::new("plimsoll")?;
+    let mut instance = Instance::of(target.join("release/plimsoll")).log_level("warn");
+    meter.within(|| instance.start());
+    Ok(Engine {
+        kind: Kind::Plimsoll,
+        meter,
+        api: instance.api(),
+        process: Running::Ours(Box::new(instance)),
+    })
+}
+
 fn peer(kind: Kind) -> Result<Engine, Failed> {
     let mut peer = Peer {
         dir: tempfile::Builder::new().prefix("pl-peer-").tempdir()?,
         child: None,
+        containerd: None,
         kind,
     };
     let meter = Meter::new(kind.name())?;
     let api = Api::new(&peer.socket()).with_deadline(Duration::from_secs(300));
+    // its default limits want CAP_SYS_RESOURCE, which this machine may not give
+    let limits = "[containers]\ndefault_ulimits = [\"nofile=1024:1024\", \"nproc=1024:1024\"]\n";
+    fs::write(peer.dir.path().join("containers.conf"), limits)?;
     meter.within(|| peer.start().map_err(|e| e.to_string()))?;
     Ok(Engine {
         kind,
@@ -97,6 +108,35 @@ fn peer(kind: Kind) -> Result<Engine, Failed> {
         api,
         process: Running::Peer(peer),
     })
+}
+
+fn containerd(dir: &Path, log: &fs::File) -> Result<Child, Failed> {
+    let config = dir.join("containerd.toml");
+    let text = "version = 2\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n";
+    fs::write(&config, text)?;
+    let child = program("containerd")
+        .arg("--config")
+        .arg(config)
+        .arg("--root")
+        .arg(dir.join("containerd"))
+        .arg("--state")
+        .arg(dir.join("containerd-run"))
+        .arg("--address")
+        .arg(dir.join("c"))
+        .args(["--log-level", "warn"])
+        .stdin(Stdio::null())
+        .stdout(log.try_clone()?)
+        .stderr(log.try_clone()?)
+        .spawn()
+        .map_err(|e| format!("containerd: {e}"))?;
+    let end = Instant::now() + Duration::from_secs(30);
+    while std::os::unix::net::UnixStream::connect(dir.join("c")).is_err() {
+        if Instant::now() > end {
+            return Err("containerd doesn't start".into());
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Ok(child)
 }
 
 impl Peer {
@@ -113,6 +153,7 @@ impl Peer {
         let dir = self.dir.path();
         let mut command = program("podman");
         command
+            .env("CONTAINERS_CONF", dir.join("containers.conf"))
             .arg("--root")
             .arg(dir.join("data"))
             .arg("--runroot")
@@ -131,8 +172,13 @@ impl Peer {
             .append(true)
             .open(dir.join("log"))?;
         let mut command = if self.kind == Kind::Docker {
+            if self.containerd.is_none() {
+                self.containerd = Some(containerd(&dir, &log)?);
+            }
             let mut command = program("dockerd");
             command
+                .arg("--containerd")
+                .arg(dir.join("c"))
                 .arg("--data-root")
                 .arg(dir.join("data"))
                 .arg("--exec-root")
@@ -141,7 +187,8 @@ impl Peer {
                 .arg(dir.join("pid"))
                 .arg("--config-file")
                 .arg(dir.join("none.json"))
-                .args(["--bridge", "none", "--iptables=false", "--live-restore"]);
+                .args(["--bridge", "none", "--iptables=false", "--live-restore"])
+                .args(["--log-level", "warn"]);
             fs::write(dir.join("none.json"), "{}")?;
             command
         } else {
@@ -199,8 +246,15 @@ impl Drop for Peer {
         }
         let _gone = child.kill();
         let _reaped = child.wait();
-        // dockerd leaves its containerd behind when it is killed
-        for process in tree {
+        if let Some(mut containerd) = self.containerd.take() {
+            let _gone = containerd.kill();
+            let _reaped = containerd.wait();
+        }
+        // shims, and podman's monitors of what was exec'd, which linger for minutes
+        let dir = self.dir.path().to_string_lossy().into_owned();
+        let mut left = procfs::all();
+        left.retain(|p| p.command.iter().any(|a| a.contains(&dir)));
+        for process in tree.iter().chain(&left) {
             process.signal(rustix::process::Signal::KILL);
         }
         unmount_below(self.dir.path());
@@ -259,7 +313,11 @@ impl Engine {
 
     /// Processes of the engine itself: the daemon and what it keeps running besides containers.
     pub(crate) fn daemons(&self) -> Vec<Process> {
-        let daemon = self.daemon_pid().map(procfs::tree).unwrap_or_default();
+        let mut daemon = self.daemon_pid().map(procfs::tree).unwrap_or_default();
+        if let Running::Peer(peer) = &self.process {
+            let containerd = peer.containerd.as_ref().map(Child::id);
+            daemon.extend(containerd.and_then(|c| Process::read(i32::try_from(c).ok()?)));
+        }
         let shims = self.shims();
         daemon
             .into_iter()
@@ -289,7 +347,8 @@ impl Engine {
                 };
                 let mut found = procfs::all();
                 found.retain(|p| {
-                    p.name.starts_with(name) && p.command.iter().any(|a| a.contains(&dir))
+                    let exec = p.command.iter().any(|a| a == "--exec-attach");
+                    !exec && p.name.starts_with(name) && p.command.iter().any(|a| a.contains(&dir))
                 });
                 found
             }
