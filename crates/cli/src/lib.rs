@@ -17,6 +17,7 @@ mod http;
 mod human;
 mod mounts;
 mod parse;
+mod progress;
 mod stream;
 mod table;
 mod template;

@@ -7,6 +7,11 @@ use crate::parse;
 
 /// `./data:/data`: a relative source is the user's, so it is made absolute here.
 pub(crate) fn absolute_source(spec: &str) -> Result<String, String> {
+    if spec.split(':').any(str::is_empty) {
+        return Err(format!(
+            "invalid spec: {spec}: empty section between colons"
+        ));
+    }
     if !spec.starts_with('.') {
         return Ok(spec.to_owned());
     }

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use crate::verb::reason;
+
 /// `512m`, `1.5GiB`: powers of 1024 whatever the suffix says.
 /// source: go-units `RAMInBytes`.
 pub(crate) fn bytes(text: &str) -> Result<i64, String> {
@@ -164,8 +166,8 @@ fn env_from(text: &str, lookup: impl Fn(&str) -> Option<String>) -> Result<Strin
 ///
 /// With `inherit`, a bare key takes our own value, and is dropped where we have none.
 pub(crate) fn key_value_file(path: &Path, inherit: bool) -> Result<Vec<String>, String> {
-    let text =
-        std::fs::read_to_string(path).map_err(|e| format!("open {}: {e}", path.display()))?;
+    let text = std::fs::read_to_string(path)
+        .map_err(|e| format!("open {}: {}", path.display(), reason(&e)))?;
     key_value_lines(&text, |name| {
         if inherit {
             std::env::var(name).ok()

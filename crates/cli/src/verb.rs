@@ -85,6 +85,17 @@ impl Failure {
     }
 }
 
+/// The kernel's words without the number: `no such file or directory`.
+pub(crate) fn reason(error: &io::Error) -> String {
+    let text = error.to_string();
+    let text = text.split(" (os error").next().unwrap_or(&text);
+    let mut chars = text.chars();
+    match chars.next() {
+        Some(first) => first.to_lowercase().chain(chars).collect(),
+        None => String::new(),
+    }
+}
+
 /// The message with the causes behind it, walked once.
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
@@ -110,7 +121,8 @@ impl From<HttpError> for Failure {
                             .to_owned()
                     }
                     _ => format!(
-                        "start one with `plimsoll daemon` (or `systemctl start plimsoll`), set PLIMSOLL_AUTOSTART=1, or name another with -H; {endpoint}: {source}"
+                        "start one with `plimsoll daemon` (or `systemctl start plimsoll`), set PLIMSOLL_AUTOSTART=1, or name another with -H; {endpoint}: {}",
+                        reason(source)
                     ),
                 };
                 format!("{error}\n{hint}")
@@ -126,7 +138,7 @@ impl From<io::Error> for Failure {
         if error.kind() == io::ErrorKind::BrokenPipe {
             return Self::BrokenPipe;
         }
-        Self::say(error.to_string())
+        Self::say(reason(&error))
     }
 }
 

@@ -13,7 +13,7 @@ use crate::flags::{Flag, Groups, go_int, go_uint, refused, switch, value};
 use crate::http::{Body, HttpError, Query};
 use crate::mounts;
 use crate::parse;
-use crate::verb::{Context, Failure, Offer, Operands, Verb};
+use crate::verb::{Context, Failure, Offer, Operands, Verb, reason};
 
 /// What `run` and `create` were asked.
 #[derive(Debug)]
@@ -507,11 +507,11 @@ fn security(o: &mut O) -> Result<(), String> {
             .split_once(['=', ':'])
             .unwrap_or((option.as_str(), ""));
         if value.is_empty() && key != "no-new-privileges" {
-            return Err(format!("invalid --security-opt: {option:?}"));
+            return Err(format!("Invalid --security-opt: {option:?}"));
         }
         if key == "seccomp" && !matches!(value, "unconfined" | "builtin") {
             let profile = std::fs::read_to_string(value)
-                .map_err(|e| format!("opening seccomp profile ({value}) failed: {e}"))?;
+                .map_err(|e| format!("opening seccomp profile ({value}) failed: {}", reason(&e)))?;
             let compact: serde_json::Value = serde_json::from_str(&profile)
                 .map_err(|e| format!("seccomp profile {value} is not JSON: {e}"))?;
             push(&mut o.host.security_opt, format!("seccomp={compact}"))?;
@@ -576,8 +576,9 @@ impl CidFile {
                     path.display()
                 )),
                 _ => Failure::say(format!(
-                    "failed to create the container ID file {}: {e}",
-                    path.display()
+                    "failed to create the container ID file {}: {}",
+                    path.display(),
+                    reason(&e)
                 )),
             })?;
         Ok(Self {
@@ -590,8 +591,9 @@ impl CidFile {
     fn write(mut self, id: &str) -> Result<(), Failure> {
         self.file.write_all(id.as_bytes()).map_err(|e| {
             Failure::say(format!(
-                "failed to write the container ID to {}: {e}",
-                self.path.display()
+                "failed to write the container ID to {}: {}",
+                self.path.display(),
+                reason(&e)
             ))
         })?;
         self.written = true;

@@ -1,5 +1,12 @@
 //! The commands. Each file holds the verbs of one subject.
 
+pub(crate) mod containers;
 pub(crate) mod create;
 pub(crate) mod exec;
+pub(crate) mod images;
+pub(crate) mod inspect;
+pub(crate) mod lists;
 pub(crate) mod run;
+pub(crate) mod stats;
+pub(crate) mod system;
+pub(crate) mod volumes;
