@@ -57,6 +57,9 @@ pub(crate) static COMMANDS: &[&dyn Command] = &[
     &cmd::system::DF,
     &cmd::system::PRUNE,
     &cmd::system::FSCK,
+    &cmd::copy::CP,
+    &cmd::doctor::DOCTOR,
+    &cmd::completion::COMPLETION,
 ];
 
 /// Words that hold commands: `container ls`.
@@ -258,6 +261,10 @@ fn dispatch(context: &mut Context, words: &[String]) -> ExitCode {
         let outcome = command.invoke(context, &words[taken..]);
         let usage = command.usage_line(&context.words);
         return conclude(outcome, Some(&usage), &context.words);
+    }
+    if words.first().is_some_and(|w| w == "__complete") {
+        let outcome = cmd::completion::complete(context, &words[1..]);
+        return conclude(outcome, None, "plimsoll");
     }
     let Some(first) = words.first() else {
         return conclude(context.print(&overview()), None, "plimsoll");

@@ -194,8 +194,7 @@ fn parse_shorts<T>(
     cluster: &str,
     rest: &mut std::slice::Iter<'_, String>,
 ) -> Result<(), FlagError> {
-    let mut chars = cluster.char_indices();
-    while let Some((at, c)) = chars.next() {
+    for (at, c) in cluster.char_indices() {
         let Some(flag) = find(groups, |f| f.short == Some(c)) else {
             if c == 'h' {
                 return Err(FlagError::Help);

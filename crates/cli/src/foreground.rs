@@ -297,7 +297,7 @@ impl<'a> Foreground<'a> {
         let state: ContainerInspect = match context.client.get_json(&path) {
             Ok(state) => state,
             // it removed itself when it ended: its end is an event
-            Err(e) if e.status() == Some(404) => return self.from_events().map(Found::Ended),
+            Err(e) if e.status() == Some(404) => return self.code_of_events().map(Found::Ended),
             Err(e) => return Err(e.into()),
         };
         let logged = state.host_config.log_config.r#type != "none";
@@ -335,7 +335,7 @@ impl<'a> Foreground<'a> {
         Ok(())
     }
 
-    fn from_events(&self) -> Result<u8, Trouble> {
+    fn code_of_events(&self) -> Result<u8, Trouble> {
         let mut filters = api::Filters::default();
         filters.add("container", &self.plan.id);
         filters.add("event", "die");

@@ -95,9 +95,9 @@ impl Template {
         let mut pieces = pieces.into_iter().peekable();
         let (body, end) = block(&mut pieces)?;
         match end {
-            End::Eof => Ok(Self { body }),
-            End::End => error(":1: unexpected {{end}}"),
-            End::Else(_) => error(":1: unexpected {{else}}"),
+            Stop::Eof => Ok(Self { body }),
+            Stop::End => error(":1: unexpected {{end}}"),
+            Stop::Else(_) => error(":1: unexpected {{else}}"),
         }
     }
 
@@ -279,7 +279,7 @@ fn lex_number(text: &str) -> Result<(Token, usize), TemplateError> {
     }
 }
 
-enum End {
+enum Stop {
     Eof,
     End,
     /// The tokens after `else`: `if ...` or nothing.
@@ -288,7 +288,7 @@ enum End {
 
 type Pieces = std::iter::Peekable<std::vec::IntoIter<Piece>>;
 
-fn block(pieces: &mut Pieces) -> Result<(Vec<Node>, End), TemplateError> {
+fn block(pieces: &mut Pieces) -> Result<(Vec<Node>, Stop), TemplateError> {
     let mut nodes = Vec::new();
     while let Some(piece) = pieces.next() {
         let (tokens, column) = match piece {
@@ -305,9 +305,9 @@ fn block(pieces: &mut Pieces) -> Result<(Vec<Node>, End), TemplateError> {
             return error(":1: missing value for command");
         };
         match first {
-            Token::Word(w) if w == "end" => return Ok((nodes, End::End)),
+            Token::Word(w) if w == "end" => return Ok((nodes, Stop::End)),
             Token::Word(w) if w == "else" => {
-                return Ok((nodes, End::Else(trim(&tokens[1..]).to_vec())));
+                return Ok((nodes, Stop::Else(trim(&tokens[1..]).to_vec())));
             }
             Token::Word(w) if matches!(w.as_str(), "if" | "with" | "range") => {
                 let head = pipeline(trim(&tokens[1..]), column)?;
@@ -316,7 +316,7 @@ fn block(pieces: &mut Pieces) -> Result<(Vec<Node>, End), TemplateError> {
             _ => nodes.push(Node::Print(pipeline(tokens, column)?)),
         }
     }
-    Ok((nodes, End::Eof))
+    Ok((nodes, Stop::Eof))
 }
 
 fn control(word: &str, head: Pipeline, pieces: &mut Pieces) -> Result<Node, TemplateError> {
@@ -325,9 +325,9 @@ fn control(word: &str, head: Pipeline, pieces: &mut Pieces) -> Result<Node, Temp
     let mut otherwise = Vec::new();
     loop {
         match end {
-            End::End => break,
-            End::Eof => return error(":1: unexpected EOF"),
-            End::Else(tokens) => {
+            Stop::End => break,
+            Stop::Eof => return error(":1: unexpected EOF"),
+            Stop::Else(tokens) => {
                 let (next, after) = block(pieces)?;
                 match tokens.first() {
                     None => otherwise = next,
@@ -745,91 +745,77 @@ fn show_inner(value: &Value) -> String {
 }
 
 fn call(name: &str, args: &[Value]) -> Result<Value, TemplateError> {
-    let text = |i: usize| args.get(i).map(show).unwrap_or_default();
-    let arity = |n: usize| {
-        if args.len() == n {
-            Ok(())
-        } else {
-            error(format!(
-                ":1: wrong number of args for {name}: want {n} got {}",
-                args.len()
-            ))
-        }
-    };
+    arity(name, args.len())?;
     Ok(match name {
         "and" => pick(args, |v| !truth(v)),
         "or" => pick(args, truth),
-        "not" => {
-            arity(1)?;
-            Value::Bool(!truth(&args[0]))
-        }
-        "eq" => match args.split_first() {
-            Some((first, rest)) if !rest.is_empty() => Value::Bool(
-                rest.iter()
-                    .any(|v| order(first, v) == Some(std::cmp::Ordering::Equal)),
-            ),
-            _ => return error(":1: missing argument for comparison"),
-        },
-        "ne" | "lt" | "le" | "gt" | "ge" => {
-            arity(2)?;
-            compare(name, &args[0], &args[1])?
-        }
+        "not" => Value::Bool(!truth(&args[0])),
+        "eq" => Value::Bool(
+            args[1..]
+                .iter()
+                .any(|v| order(&args[0], v) == Some(std::cmp::Ordering::Equal)),
+        ),
+        "ne" | "lt" | "le" | "gt" | "ge" => compare(name, &args[0], &args[1])?,
         "index" => index(args)?,
         "slice" => slice(args)?,
-        "len" => {
-            arity(1)?;
-            length(&args[0])?
-        }
-        "json" => {
-            arity(1)?;
-            Value::String(args[0].to_string())
-        }
-        "join" => {
-            arity(2)?;
-            join(&args[0], &text(1))?
-        }
+        "len" => length(&args[0])?,
+        "join" => join(&args[0], &show(&args[1]))?,
         "split" => {
-            arity(2)?;
-            let separator = text(1);
+            let separator = show(&args[1]);
             Value::Array(
-                text(0)
+                show(&args[0])
                     .split(separator.as_str())
                     .map(|s| Value::String(s.to_owned()))
                     .collect(),
             )
         }
-        "upper" => Value::String(text(0).to_uppercase()),
-        "lower" => Value::String(text(0).to_lowercase()),
-        "title" => Value::String(title(&text(0))),
-        "print" => Value::String(args.iter().map(show).collect::<Vec<_>>().join(" ")),
-        "println" => Value::String(format!(
-            "{}\n",
-            args.iter().map(show).collect::<Vec<_>>().join(" ")
-        )),
-        "printf" => Value::String(printf(args)?),
-        "pad" => {
-            arity(3)?;
-            let n = |i: usize| {
-                args[i]
-                    .as_u64()
-                    .and_then(|n| usize::try_from(n).ok())
-                    .unwrap_or(0)
-            };
-            Value::String(format!(
-                "{}{}{}",
-                " ".repeat(n(1)),
-                text(0),
-                " ".repeat(n(2))
-            ))
-        }
-        "truncate" => {
-            arity(2)?;
-            let n = args[1]
-                .as_u64()
-                .and_then(|n| usize::try_from(n).ok())
-                .unwrap_or(0);
-            Value::String(text(0).chars().take(n).collect())
-        }
+        _ => Value::String(text_function(name, args)?),
+    })
+}
+
+/// How many arguments each function takes.
+fn arity(name: &str, got: usize) -> Result<(), TemplateError> {
+    let (low, high) = match name {
+        "not" | "len" | "json" | "upper" | "lower" | "title" => (1, 1),
+        "ne" | "lt" | "le" | "gt" | "ge" | "join" | "split" | "truncate" => (2, 2),
+        "pad" => (3, 3),
+        "eq" => (2, usize::MAX),
+        "and" | "or" | "index" | "slice" | "printf" => (1, usize::MAX),
+        _ => (0, usize::MAX),
+    };
+    if (low..=high).contains(&got) {
+        return Ok(());
+    }
+    error(format!(
+        ":1: wrong number of args for {name}: want {}{low} got {got}",
+        if low == high { "" } else { "at least " }
+    ))
+}
+
+/// Functions that give a text.
+fn text_function(name: &str, args: &[Value]) -> Result<String, TemplateError> {
+    let number = |i: usize| {
+        args[i]
+            .as_u64()
+            .and_then(|n| usize::try_from(n).ok())
+            .unwrap_or(0)
+    };
+    let words = || args.iter().map(show).collect::<Vec<_>>().join(" ");
+    Ok(match name {
+        "json" => args[0].to_string(),
+        "upper" => show(&args[0]).to_uppercase(),
+        "lower" => show(&args[0]).to_lowercase(),
+        "title" => title(&show(&args[0])),
+        "print" => words(),
+        "println" => words() + "\n",
+        "printf" => printf(args)?,
+        "pad" => format!(
+            "{}{}{}",
+            " ".repeat(number(1)),
+            show(&args[0]),
+            " ".repeat(number(2))
+        ),
+        "truncate" => show(&args[0]).chars().take(number(1)).collect(),
         _ => return error(format!(":1: function {name:?} not defined")),
     })
 }

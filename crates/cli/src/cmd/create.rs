@@ -614,16 +614,15 @@ impl Drop for CidFile {
 mod tests {
     use super::*;
 
-    fn parse_flags(args: &[&str]) -> Result<CreateRequest, String> {
-        let args: Vec<String> = args.iter().map(|s| (*s).to_owned()).collect();
+    fn parse_flags(args: &[String]) -> Result<CreateRequest, String> {
         let mut o = O::default();
         let operands =
-            crate::flags::parse(RUN_FLAGS, &mut o, &args, false).map_err(|e| e.to_string())?;
+            crate::flags::parse(RUN_FLAGS, &mut o, args, false).map_err(|e| e.to_string())?;
         assemble(&mut o, operands)
     }
 
     /// Only what differs from a request without flags.
-    fn differences(args: &[&str]) -> String {
+    fn differences(args: &[String]) -> String {
         fn walk(path: &str, a: &serde_json::Value, b: &serde_json::Value, out: &mut String) {
             if let (Some(x), Some(y)) = (a.as_object(), b.as_object()) {
                 let keys: std::collections::BTreeSet<&String> = x.keys().chain(y.keys()).collect();
@@ -640,7 +639,7 @@ mod tests {
                 out.push_str(&format!("{} = {b}\n", &path[1..]));
             }
         }
-        let plain = serde_json::to_value(parse_flags(&["i"]).expect("plain")).expect("json");
+        let plain = serde_json::to_value(parse_flags(&words("i")).expect("plain")).expect("json");
         match parse_flags(args) {
             Ok(request) => {
                 let mut out = String::new();
@@ -652,175 +651,78 @@ mod tests {
         }
     }
 
+    /// Words of a command line, cut at spaces; `~` stands for a space.
+    fn words(line: &str) -> Vec<String> {
+        line.split_whitespace()
+            .map(|w| w.replace('~', " "))
+            .collect()
+    }
+
     #[test]
     fn flags_of_process_and_host_reach_the_request() {
-        insta::assert_snapshot!(differences(&[
-            "-it",
-            "--rm",
-            "-e",
-            "A=1",
-            "-w",
-            "/w",
-            "-u",
-            "1:2",
-            "--group-add",
-            "3",
-            "--entrypoint",
-            "/e",
-            "-h",
-            "host",
-            "--domainname",
-            "dom",
-            "-v",
-            "vol:/v:ro",
-            "-v",
-            "/anon",
-            "--mount",
-            "type=tmpfs,target=/t,tmpfs-size=1m",
-            "--tmpfs",
-            "/run:size=1k",
-            "--read-only",
-            "--cap-add",
-            "SYS_PTRACE",
-            "--cap-drop",
-            "ALL",
-            "--security-opt",
-            "no-new-privileges",
-            "--security-opt",
-            "systempaths=unconfined",
-            "--privileged",
-            "--device",
-            "/dev/fuse",
-            "--device-cgroup-rule",
-            "c 1:* r",
-            "--init",
-            "--stop-signal",
-            "INT",
-            "--stop-timeout",
-            "3",
-            "--log-driver",
-            "none",
-            "--log-opt",
-            "a=b",
-            "-l",
-            "x=y",
-            "--annotation",
-            "n=m",
-            "--network",
-            "none",
-            "--sysctl",
-            "net.a=1",
-            "--userns",
-            "host",
-            "--pid",
-            "host",
-            "--ipc",
-            "none",
-            "--uts",
-            "host",
-            "--cgroupns",
-            "private",
-            "--add-host",
-            "a:1.2.3.4",
-            "--dns",
-            "1.1.1.1",
-            "--dns-option",
-            "o",
-            "--dns-search",
-            "s",
-            "--expose",
-            "80-81/udp",
-            "i",
-            "cmd",
-            "-x",
-        ]));
+        insta::assert_snapshot!(differences(&words(
+            "-it --rm -e A=1 -w /w -u 1:2 --group-add 3 --entrypoint /e -h host --domainname dom \
+             -v vol:/v:ro -v /anon --mount type=tmpfs,target=/t,tmpfs-size=1m --tmpfs /run:size=1k \
+             --read-only --cap-add SYS_PTRACE --cap-drop ALL --security-opt no-new-privileges \
+             --security-opt systempaths=unconfined --privileged --device /dev/fuse \
+             --device-cgroup-rule c~1:*~r --init --stop-signal INT --stop-timeout 3 \
+             --log-driver none --log-opt a=b -l x=y --annotation n=m --network none \
+             --sysctl net.a=1 --userns host --pid host --ipc none --uts host --cgroupns private \
+             --add-host a:1.2.3.4 --dns 1.1.1.1 --dns-option o --dns-search s --expose 80-81/udp \
+             i cmd -x"
+        )));
     }
 
     #[test]
     fn flags_of_resources_reach_the_request() {
-        insta::assert_snapshot!(differences(&[
-            "-m",
-            "1g",
-            "--memory-swap",
-            "-1",
-            "--memory-reservation",
-            "512m",
-            "--memory-swappiness",
-            "10",
-            "--oom-kill-disable",
-            "--oom-score-adj",
-            "-5",
-            "--cpus",
-            "1.5",
-            "-c",
-            "512",
-            "--cpu-period",
-            "1000",
-            "--cpu-quota",
-            "500",
-            "--cpuset-cpus",
-            "0-1",
-            "--cpuset-mems",
-            "0",
-            "--pids-limit",
-            "10",
-            "--blkio-weight",
-            "300",
-            "--blkio-weight-device",
-            "/dev/sda:200",
-            "--device-read-bps",
-            "/dev/sda:1m",
-            "--device-write-bps",
-            "/dev/sda:2m",
-            "--device-read-iops",
-            "/dev/sda:3",
-            "--device-write-iops",
-            "/dev/sda:4",
-            "--ulimit",
-            "nofile=1:2",
-            "--shm-size",
-            "64m",
-            "--cgroup-parent",
-            "/p",
-            "--restart",
-            "on-failure:3",
-            "i",
-        ]));
+        insta::assert_snapshot!(differences(&words(
+            "-m 1g --memory-swap -1 --memory-reservation 512m --memory-swappiness 10 \
+             --oom-kill-disable --oom-score-adj -5 --cpus 1.5 -c 512 --cpu-period 1000 \
+             --cpu-quota 500 --cpuset-cpus 0-1 --cpuset-mems 0 --pids-limit 10 --blkio-weight 300 \
+             --blkio-weight-device /dev/sda:200 --device-read-bps /dev/sda:1m \
+             --device-write-bps /dev/sda:2m --device-read-iops /dev/sda:3 \
+             --device-write-iops /dev/sda:4 --ulimit nofile=1:2 --shm-size 64m --cgroup-parent /p \
+             --restart on-failure:3 i"
+        )));
     }
 
     #[test]
     fn wrong_values_are_said_as_docker_says_them() {
-        for (args, said) in [
+        for (line, said) in [
             (
-                &["--ulimit", "x", "i"][..],
+                "--ulimit x i",
                 "invalid argument \"x\" for \"--ulimit\" flag: invalid ulimit argument: x",
             ),
             (
-                &["-e", "=x", "i"],
+                "-e =x i",
                 "invalid argument \"=x\" for \"-e, --env\" flag: invalid environment variable: =x",
             ),
             (
-                &["-m", "x", "i"],
+                "-m x i",
                 "invalid argument \"x\" for \"-m, --memory\" flag: invalid size: 'x'",
             ),
             (
-                &["--mount", "foo", "i"],
+                "--mount foo i",
                 "invalid argument \"foo\" for \"--mount\" flag: invalid field 'foo' must be a key=value pair",
             ),
             (
-                &["-p", "80:80", "i"],
+                "-p 80:80 i",
                 "--publish is not supported by this version: networks and ports come later; --network none and host work",
             ),
             (
-                &["--pull", "always", "i"],
+                "--pull always i",
                 "invalid argument \"always\" for \"--pull\" flag: not supported by this version: there is no registry client yet; bring images with capture, import or load",
             ),
             (
-                &["--rm", "--restart", "always", "i"],
+                "--rm --restart always i",
                 "conflicting options: cannot specify both --restart and --rm",
             ),
+            (
+                "-v :/x i",
+                "invalid spec: :/x: empty section between colons",
+            ),
         ] {
-            assert_eq!(parse_flags(args).expect_err("refused"), said);
+            assert_eq!(parse_flags(&words(line)).expect_err("refused"), said);
         }
     }
 }

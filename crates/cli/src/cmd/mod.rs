@@ -1,7 +1,10 @@
 //! The commands. Each file holds the verbs of one subject.
 
+pub(crate) mod completion;
 pub(crate) mod containers;
+pub(crate) mod copy;
 pub(crate) mod create;
+pub(crate) mod doctor;
 pub(crate) mod exec;
 pub(crate) mod images;
 pub(crate) mod inspect;

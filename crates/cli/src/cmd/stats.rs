@@ -71,7 +71,7 @@ fn stats(context: &Context, o: StatsOptions, names: Vec<String>) -> Outcome {
                 scope.spawn(move || watch(endpoint, name, samples, true, full));
             }
         });
-        return context.print(&draw(&names, &samples, &format, listed)?);
+        return context.print(&draw(&names, samples, &format, listed)?);
     }
     follow(context, &o, names, listed, &format)
 }

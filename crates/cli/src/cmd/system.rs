@@ -84,92 +84,104 @@ fn df(context: &Context, o: FormatOptions, _: Vec<String>) -> Outcome {
     context.print(&table.render(&format)?)
 }
 
-fn df_rows(usage: &SystemDf) -> Vec<Row> {
-    let line = |kind: &str, total: usize, active: usize, size: i64, free: i64, percent: bool| {
-        let free = free.max(0);
-        let share = if percent && size > 0 {
-            format!(" ({}%)", free * 100 / size)
+/// One line of `system df`.
+struct Share {
+    kind: &'static str,
+    total: usize,
+    active: usize,
+    size: i64,
+    free: i64,
+    /// Say how much of the size that is.
+    percent: bool,
+}
+
+impl Share {
+    fn row(&self) -> Row {
+        let free = self.free.max(0);
+        let share = if self.percent && self.size > 0 {
+            format!(" ({}%)", free * 100 / self.size)
         } else {
             String::new()
         };
         row([
-            ("Type", kind.to_owned()),
-            ("TotalCount", total.to_string()),
-            ("Active", active.to_string()),
-            ("Size", size4(size as f64)),
+            ("Type", self.kind.to_owned()),
+            ("TotalCount", self.total.to_string()),
+            ("Active", self.active.to_string()),
+            ("Size", size4(self.size as f64)),
             ("Reclaimable", format!("{}{share}", size4(free as f64))),
         ])
-    };
+    }
+}
+
+fn df_rows(usage: &SystemDf) -> Vec<Row> {
     let images = usage.images.as_deref().unwrap_or_default();
     let used: i64 = images
         .iter()
         .filter(|i| i.containers > 0 && i.size > 0)
         .map(|i| i.size - i.shared_size.max(0))
         .sum();
-    let active_images = images.iter().filter(|i| i.containers > 0).count();
     let containers = usage.containers.as_deref().unwrap_or_default();
     let lives = |state: &str| matches!(state, "running" | "paused" | "restarting");
-    let active = containers.iter().filter(|c| lives(&c.state)).count();
-    let container_size: i64 = containers.iter().map(|c| c.size_rw).sum();
-    let container_free: i64 = containers
+    let size_of = |wanted: fn(bool) -> bool| -> i64 {
+        containers
+            .iter()
+            .filter(|c| wanted(lives(&c.state)))
+            .map(|c| c.size_rw)
+            .sum()
+    };
+    let volumes: Vec<api::volume::UsageData> = usage
+        .volumes
         .iter()
-        .filter(|c| !lives(&c.state))
-        .map(|c| c.size_rw)
-        .sum();
-    let volumes = usage.volumes.as_deref().unwrap_or_default();
-    let volume_usage = |v: &api::volume::Volume| v.usage_data.clone().unwrap_or_default();
-    let volume_size: i64 = volumes.iter().map(|v| volume_usage(v).size.max(0)).sum();
-    let volume_free: i64 = volumes
-        .iter()
-        .map(volume_usage)
-        .filter(|u| u.ref_count == 0)
-        .map(|u| u.size.max(0))
-        .sum();
-    let active_volumes = volumes
-        .iter()
-        .filter(|v| volume_usage(v).ref_count > 0)
-        .count();
+        .flatten()
+        .map(|v| v.usage_data.clone().unwrap_or_default())
+        .collect();
     let cache = usage.build_cache.as_deref().unwrap_or_default();
-    let cache_size: i64 = cache.iter().filter(|c| !c.shared).map(|c| c.size).sum();
-    let cache_free: i64 = cache
-        .iter()
-        .filter(|c| !c.shared && !c.in_use)
-        .map(|c| c.size)
-        .sum();
-    vec![
-        line(
-            "Images",
-            images.len(),
-            active_images,
-            usage.layers_size,
-            usage.layers_size - used,
-            true,
-        ),
-        line(
-            "Containers",
-            containers.len(),
-            active,
-            container_size,
-            container_free,
-            true,
-        ),
-        line(
-            "Local Volumes",
-            volumes.len(),
-            active_volumes,
-            volume_size,
-            volume_free,
-            true,
-        ),
-        line(
-            "Build Cache",
-            cache.len(),
-            cache.iter().filter(|c| c.in_use).count(),
-            cache_size,
-            cache_free,
-            false,
-        ),
-    ]
+    let cache_size = |in_use: bool| -> i64 {
+        cache
+            .iter()
+            .filter(|c| !c.shared && c.in_use == in_use)
+            .map(|c| c.size)
+            .sum()
+    };
+    let shares = [
+        Share {
+            kind: "Images",
+            total: images.len(),
+            active: images.iter().filter(|i| i.containers > 0).count(),
+            size: usage.layers_size,
+            free: usage.layers_size - used,
+            percent: true,
+        },
+        Share {
+            kind: "Containers",
+            total: containers.len(),
+            active: containers.iter().filter(|c| lives(&c.state)).count(),
+            size: size_of(|_| true),
+            free: size_of(|lives| !lives),
+            percent: true,
+        },
+        Share {
+            kind: "Local Volumes",
+            total: volumes.len(),
+            active: volumes.iter().filter(|u| u.ref_count > 0).count(),
+            size: volumes.iter().map(|u| u.size.max(0)).sum(),
+            free: volumes
+                .iter()
+                .filter(|u| u.ref_count == 0)
+                .map(|u| u.size.max(0))
+                .sum(),
+            percent: true,
+        },
+        Share {
+            kind: "Build Cache",
+            total: cache.len(),
+            active: cache.iter().filter(|c| c.in_use).count(),
+            size: cache_size(true) + cache_size(false),
+            free: cache_size(false),
+            percent: false,
+        },
+    ];
+    shares.iter().map(Share::row).collect()
 }
 
 fn verbose_df(usage: &SystemDf) -> Result<String, Failure> {
