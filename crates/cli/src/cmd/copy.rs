@@ -228,7 +228,7 @@ fn from_container(
     };
     let is_dir = found.mode & go_mode::DIR != 0;
     let landing = landing(path, is_dir, destination, there).map_err(Failure::say)?;
-    let bytes = unpack(response, &landing)?;
+    let bytes = unpack(response, &landing, o.archive)?;
     done(context, o, bytes, destination);
     Ok(())
 }
@@ -242,14 +242,20 @@ fn absolute(path: &str) -> String {
 }
 
 /// Unpacks what comes, with its top renamed, into the landing's directory.
-fn unpack(mut from: Response<'_>, landing: &Landing) -> Result<u64, Failure> {
+fn unpack(mut from: Response<'_>, landing: &Landing, keep_owners: bool) -> Result<u64, Failure> {
     let directory = &landing.directory;
     let root = std::fs::File::open(directory)
         .map_err(|e| Failure::say(format!("{directory}: {}", reason(&e))))?;
     let (mut reader, writer) = io::pipe()?;
     let options = UntarOptions {
         no_overwrite_dir_non_dir: true,
-        copy_uid_gid: false,
+        // ours, unless the archive's were asked for
+        owner: (!keep_owners).then(|| {
+            (
+                rustix::process::geteuid().as_raw(),
+                rustix::process::getegid().as_raw(),
+            )
+        }),
     };
     std::thread::scope(|scope| {
         let unpacking = scope.spawn(move || {
