@@ -1,9 +1,27 @@
 //! Seccomp filters: our own compiler and default profile.
+//!
+//! ```text
+//! table.rs     system calls: numbers and default verdicts
+//! docker.rs    a profile in Docker's format, resolved for capabilities
+//! compile.rs   rules -> BPF
+//! ```
+//!
+//! Programs are kept by what they were made of, so a profile is compiled once in a daemon's life.
 
-use std::collections::BTreeSet;
-use std::sync::Arc;
+mod compile;
+mod docker;
+mod table;
 
-use oci_spec::runtime::{Capability, LinuxSeccomp};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use oci_spec::runtime::{
+    Arch, Capability, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompFilterFlag,
+    LinuxSeccompOperator, LinuxSyscall,
+};
+
+use compile::{Alternative, Condition, ENOSYS, ERRNO, Rulebook, Rules, Test, Verdict};
+use table::{LAST_KNOWN, Machine};
 
 /// A compiled program: `struct sock_filter`s as bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,6 +41,12 @@ impl Filter {
     pub fn is_empty(&self) -> bool {
         self.program.is_empty()
     }
+
+    /// The `struct sock_filter`s, for tests and tools that read them.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.program
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -35,27 +59,233 @@ pub enum CompileError {
     Json(#[source] serde_json::Error),
 }
 
+/// What a program was made of.
+#[derive(PartialEq, Eq, Hash)]
+enum Key {
+    Default(u64),
+    Profile([u8; 32]),
+}
+
+/// Programs made so far. Bounded: a user can name any number of profiles.
+static MADE: Mutex<Option<HashMap<Key, Arc<Filter>>>> = Mutex::new(None);
+const MOST_KEPT: usize = 64;
+
+fn kept(
+    key: Key,
+    make: impl FnOnce() -> Result<Filter, CompileError>,
+) -> Result<Arc<Filter>, CompileError> {
+    let lock = || MADE.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(f) = lock().as_ref().and_then(|m| m.get(&key)) {
+        return Ok(f.clone());
+    }
+    let filter = Arc::new(make()?);
+    let mut guard = lock();
+    let map = guard.get_or_insert_default();
+    if map.len() >= MOST_KEPT {
+        map.clear();
+    }
+    map.insert(key, filter.clone());
+    Ok(filter)
+}
+
+/// The default profile for a set of capabilities (as a mask), compiled once.
+#[must_use]
+pub fn default_filter(capabilities: u64) -> Arc<Filter> {
+    let made = kept(Key::Default(capabilities), || {
+        let program = compile::compile(&default_rules(capabilities))?;
+        // as runc: a filter must not turn speculation mitigations on for the whole container
+        let flags = sys::seccomp::FLAG_SPEC_ALLOW;
+        Ok(Filter { program, flags })
+    });
+    // a table of constants: that it fits is tested for all and no capabilities
+    made.unwrap_or_else(|_| Arc::new(deny_everything()))
+}
+
+/// Fails closed: execve itself is refused.
+fn deny_everything() -> Filter {
+    let mut program = vec![0x06, 0, 0, 0];
+    program.extend_from_slice(&0x8000_0000_u32.to_ne_bytes());
+    Filter { program, flags: 0 }
+}
+
+fn default_rules(capabilities: u64) -> Rulebook {
+    const EPERM: u32 = 1;
+    let default = ERRNO | EPERM;
+    let mut machines = BTreeMap::new();
+    for m in Machine::native() {
+        let mut rules = Rules::new();
+        for entry in table::TABLE {
+            let Some(number) = entry.number(*m) else {
+                continue;
+            };
+            let (alternatives, errno) = entry.rule.resolve(capabilities);
+            let verdict = Verdict {
+                alternatives,
+                otherwise: errno.map_or(default, |e| ERRNO | e),
+            };
+            rules.calls.insert(number, verdict);
+        }
+        machines.insert(*m, rules);
+    }
+    Rulebook {
+        machines,
+        default,
+        beyond: ENOSYS,
+    }
+}
+
 /// Compiles an OCI profile for this machine; the result is kept by its hash.
 ///
 /// # Errors
 /// Rules that can't be expressed. Unknown system call names are skipped, as Docker does.
 pub fn compile(profile: &LinuxSeccomp) -> Result<Arc<Filter>, CompileError> {
-    let _ = profile;
-    Err(CompileError::Unsupported("anything yet".into()))
-}
-
-/// The default profile for a set of capabilities, compiled once.
-#[must_use]
-pub fn default_filter(capabilities: u64) -> Arc<Filter> {
-    let _ = capabilities;
-    Arc::new(Filter {
-        program: Vec::new(),
-        flags: 0,
+    use sha2::{Digest, Sha256};
+    let text = serde_json::to_vec(profile).map_err(CompileError::Json)?;
+    kept(Key::Profile(Sha256::digest(&text).into()), || {
+        let book = rulebook(profile)?;
+        Ok(Filter {
+            program: compile::compile(&book)?,
+            flags: flags(profile),
+        })
     })
 }
 
+fn flags(profile: &LinuxSeccomp) -> u32 {
+    let Some(flags) = profile.flags() else {
+        return sys::seccomp::FLAG_SPEC_ALLOW;
+    };
+    flags.iter().fold(0, |all, f| {
+        all | match f {
+            LinuxSeccompFilterFlag::SeccompFilterFlagLog => sys::seccomp::FLAG_LOG,
+            LinuxSeccompFilterFlag::SeccompFilterFlagSpecAllow => sys::seccomp::FLAG_SPEC_ALLOW,
+            // one thread: nothing to synchronise; and no listener whose answer could be waited for
+            LinuxSeccompFilterFlag::SeccompFilterFlagTsync
+            | LinuxSeccompFilterFlag::SeccompFilterFlagWaitKillableRecv => 0,
+        }
+    })
+}
+
+fn action(a: LinuxSeccompAction, errno: Option<u32>) -> Result<u32, CompileError> {
+    if a == LinuxSeccompAction::ScmpActNotify {
+        return Err(CompileError::Unsupported("SCMP_ACT_NOTIFY".into()));
+    }
+    // the kernel takes 16 bits and answers at most 4095
+    Ok(a.as_u32(errno.map(|e| e.min(4095))))
+}
+
+fn machines(profile: &LinuxSeccomp) -> BTreeSet<Machine> {
+    let native = Machine::native();
+    let listed = profile.architectures().iter().flatten().filter_map(|a| {
+        Some(match a {
+            Arch::ScmpArchNative => native[0],
+            Arch::ScmpArchX86_64 => Machine::X86_64,
+            Arch::ScmpArchX86 => Machine::I386,
+            Arch::ScmpArchX32 => Machine::X32,
+            Arch::ScmpArchAarch64 => Machine::Aarch64,
+            _ => return None,
+        })
+    });
+    let mut out: BTreeSet<_> = listed.filter(|m| native.contains(m)).collect();
+    // the machine itself always: a profile for others alone would stop every program
+    out.insert(native[0]);
+    out
+}
+
+fn rulebook(profile: &LinuxSeccomp) -> Result<Rulebook, CompileError> {
+    let default = action(profile.default_action(), profile.default_errno_ret())?;
+    let mut book = Rulebook {
+        machines: BTreeMap::new(),
+        default,
+        beyond: default,
+    };
+    // A profile that answers EPERM by default can't have meant calls that are newer than itself.
+    let refuses = profile.default_action() == LinuxSeccompAction::ScmpActErrno;
+    if refuses && default != ENOSYS {
+        book.beyond = ENOSYS;
+    }
+    for m in machines(profile) {
+        let mut rules = Rules::new();
+        for s in profile.syscalls().iter().flatten() {
+            add(&mut rules, m, s, default)?;
+        }
+        if refuses {
+            let most = rules.calls.keys().next_back().copied();
+            rules.last = most.unwrap_or(LAST_KNOWN);
+        }
+        book.machines.insert(m, rules);
+    }
+    Ok(book)
+}
+
+/// One rule of a profile: its names get its alternatives, after those they have already.
+fn add(rules: &mut Rules, m: Machine, s: &LinuxSyscall, default: u32) -> Result<(), CompileError> {
+    let action = action(s.action(), s.errno_ret())?;
+    let alternatives = alternatives(s, action)?;
+    for name in s.names() {
+        let Some(number) = table::find(name).and_then(|e| e.number(m)) else {
+            continue;
+        };
+        let verdict = rules.calls.entry(number).or_insert_with(|| Verdict {
+            alternatives: Vec::new(),
+            otherwise: default,
+        });
+        // what always holds comes last, so that a later condition isn't lost behind it
+        let always = |a: &Alternative| a.conditions.is_empty();
+        let at = verdict.alternatives.iter().position(always);
+        for a in &alternatives {
+            match (at, always(a)) {
+                (Some(_), true) => {}
+                (Some(at), false) => verdict.alternatives.insert(at, a.clone()),
+                (None, _) => verdict.alternatives.push(a.clone()),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// All conditions of a rule must hold; but several on one argument are alternatives (as in runc:
+/// libseccomp takes one comparison an argument).
+fn alternatives(s: &LinuxSyscall, action: u32) -> Result<Vec<Alternative>, CompileError> {
+    let args = s.args().as_deref().unwrap_or_default();
+    let mut conditions = Vec::new();
+    for a in args {
+        let index = u32::try_from(a.index()).ok().filter(|i| *i < 6);
+        let index = index
+            .ok_or_else(|| CompileError::Unsupported(format!("argument number {}", a.index())))?;
+        let (test, value) = match a.op() {
+            LinuxSeccompOperator::ScmpCmpNe => (Test::NotEqual, a.value()),
+            LinuxSeccompOperator::ScmpCmpLt => (Test::Less, a.value()),
+            LinuxSeccompOperator::ScmpCmpLe => (Test::LessEqual, a.value()),
+            LinuxSeccompOperator::ScmpCmpEq => (Test::Equal, a.value()),
+            LinuxSeccompOperator::ScmpCmpGe => (Test::GreaterEqual, a.value()),
+            LinuxSeccompOperator::ScmpCmpGt => (Test::Greater, a.value()),
+            LinuxSeccompOperator::ScmpCmpMaskedEq => {
+                (Test::Masked(a.value()), a.value_two().unwrap_or(0))
+            }
+        };
+        conditions.push(Condition {
+            index,
+            test,
+            value,
+            low_word: false,
+        });
+    }
+    let mut indices: Vec<_> = conditions.iter().map(|c| c.index).collect();
+    indices.sort_unstable();
+    let repeated = indices.windows(2).any(|w| w[0] == w[1]);
+    if repeated {
+        let alone = |c| Alternative {
+            conditions: vec![c],
+            action,
+        };
+        return Ok(conditions.into_iter().map(alone).collect());
+    }
+    Ok(vec![Alternative { conditions, action }])
+}
+
 /// Reads a profile in Docker's format (`--security-opt seccomp=file`): `archMap`, `includes`,
-/// `excludes` are resolved for the capabilities.
+/// `excludes` are resolved for the capabilities. `minKernel` counts as reached: versions lie
+/// (backports), and an unknown call is refused by the kernel itself.
 ///
 /// # Errors
 /// Malformed JSON.
@@ -63,6 +293,23 @@ pub fn from_docker_profile(
     json: &[u8],
     capabilities: &BTreeSet<Capability>,
 ) -> Result<LinuxSeccomp, CompileError> {
-    let _ = capabilities;
-    serde_json::from_slice(json).map_err(CompileError::Json)
+    docker::resolve(json, crate::capability::mask(capabilities))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_fits_whatever_the_capabilities() {
+        for caps in [0, u64::MAX, 1 << 21] {
+            let n = default_filter(caps).len();
+            assert!(n > 100 && n < 1281, "{n} instructions");
+        }
+    }
+
+    #[test]
+    fn a_program_is_made_once() {
+        assert!(Arc::ptr_eq(&default_filter(5), &default_filter(5)));
+    }
 }
