@@ -278,6 +278,7 @@ impl Store {
         lowers: &[PathBuf],
         progress: &dyn Progress,
     ) -> Result<(), LayerError> {
+        self.distrust(&layer.chain)?;
         let file = match self.open_blob(&layer.blob) {
             Err(e) if e.source.kind() == io::ErrorKind::NotFound => {
                 return Err(LayerError::NoBlob {
@@ -307,6 +308,27 @@ impl Store {
             });
         }
         self.request_stabilise();
+        Ok(())
+    }
+
+    /// Forgets, durably, that a layer was stable, before other files take its place: the row of the
+    /// new ones isn't synced.
+    fn distrust(&self, chain: &str) -> Result<(), LayerError> {
+        let stable = self.meta().read(|db| -> Result<_, MetaError> {
+            Ok(db
+                .prepare_cached("SELECT 1 FROM layers WHERE chain = ?1 AND stable <> 0")?
+                .exists([chain])?)
+        })?;
+        if stable {
+            let chain = chain.to_owned();
+            self.meta().write(move |db| {
+                db.execute(
+                    "UPDATE layers SET stable = 0, boot = '' WHERE chain = ?1",
+                    [chain],
+                )?;
+                Ok::<_, MetaError>(())
+            })?;
+        }
         Ok(())
     }
 

@@ -7,6 +7,7 @@
 //!   driver                what the last trial of overlays said
 //!   meta.db               SQLite (WAL, synchronous=FULL): the index; rebuildable from the files below
 //!   blobs/sha256/ab/<hex> compressed blobs as received, verified, synced: the truth about images
+//!   images/<hex>.json     copies of the index's rows of images
 //!   layers/<chain id>/    unpacked layers: a cache
 //!   containers/<id>/      record.json, upper, work, and what engine and shim keep there
 //!   volumes/<name>/_data  user data
@@ -32,6 +33,8 @@ mod copy;
 pub mod diff;
 pub mod disk;
 mod driver;
+mod fsck;
+mod gc;
 pub mod images;
 mod layers;
 mod leases;
@@ -55,6 +58,8 @@ use std::sync::{Arc, Mutex};
 
 pub use containers::{ContainerError, ContainerFs, ContainerRow, NewContainer};
 pub use disk::DiskError;
+pub use fsck::{FsckReport, Problem, Remedy, Scrubbed};
+pub use gc::Collected;
 pub use images::{
     CommitRequest, ImageError, ImageInfo, ImportRequest, LoadedImage, RemoveOptions, Removed,
 };
@@ -268,17 +273,19 @@ impl Store {
     /// the database's log over, takes the reserve again. Answers with what could not be deleted.
     pub fn maintain(&self) -> Vec<Unreaped> {
         let work = self.queue().take();
-        for id in &work.records {
-            if let Err(error) = self.copy_record(id) {
-                tracing::warn!(container = id, %error, "the record's copy stays behind");
-            }
+        self.copy_records(&work);
+        if work.gc
+            && let Err(error) = self.gc()
+        {
+            tracing::warn!(%error, "what no image needs stays");
         }
         if work.layers
             && let Err(error) = self.stabilise_layers()
         {
             tracing::warn!(%error, "unpacked layers are not marked stable yet");
         }
-        let left = if work.reap {
+        let reap = work.reap || self.queue().take_reap();
+        let left = if reap {
             trash::reap(&self.root().join("trash/reap"), &|| self.queue().stopped())
         } else {
             Vec::new()
@@ -287,6 +294,19 @@ impl Store {
             tracing::debug!(%error, "the reserve stays away");
         }
         left
+    }
+
+    fn copy_records(&self, work: &worker::Pending) {
+        for id in &work.records {
+            if let Err(error) = self.copy_record(id) {
+                tracing::warn!(container = id, %error, "the record's copy stays behind");
+            }
+        }
+        if work.images
+            && let Err(error) = self.copy_images()
+        {
+            tracing::warn!(%error, "the copies of the images' records stay behind");
+        }
     }
 
     /// Waits until everything is on disk and notes that the store was closed in order. Nothing may
@@ -298,11 +318,7 @@ impl Store {
         if let Some(mut worker) = meta::lock(&self.worker).take() {
             worker.stop();
         }
-        for id in self.queue().take().records {
-            if let Err(error) = self.copy_record(&id) {
-                tracing::warn!(container = id, %error, "the record's copy stays behind");
-            }
-        }
+        self.copy_records(&self.queue().take());
         if let Err(error) = self.stabilise_layers() {
             tracing::warn!(%error, "unpacked layers will be unpacked again");
         }
@@ -372,6 +388,15 @@ impl Store {
         self.shared.root.join("blobs/sha256")
     }
 
+    pub(crate) fn images_dir(&self) -> PathBuf {
+        self.shared.root.join("images")
+    }
+
+    /// Names or images changed: their files are to follow.
+    pub(crate) fn image_records_are_behind(&self) {
+        self.queue().add(|p| p.images = true);
+    }
+
     pub(crate) fn layers_dir(&self) -> PathBuf {
         self.shared.root.join("layers")
     }
@@ -435,6 +460,7 @@ const TREE: &[(&str, u32)] = &[
     ("", 0o711),
     ("blobs", 0o700),
     ("blobs/sha256", 0o700),
+    ("images", 0o700),
     ("layers", 0o700),
     ("containers", 0o710),
     ("volumes", 0o701),

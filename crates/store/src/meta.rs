@@ -169,23 +169,28 @@ pub(crate) enum MetaOpenError {
     #[error("{0}")]
     TooNew(String),
     #[error(transparent)]
-    Meta(#[from] MetaError),
+    Meta(MetaError),
 }
 
 impl From<rusqlite::Error> for MetaOpenError {
     fn from(error: rusqlite::Error) -> Self {
+        MetaError::from(error).into()
+    }
+}
+
+impl From<MetaError> for MetaOpenError {
+    fn from(error: MetaError) -> Self {
         use rusqlite::ErrorCode as C;
-        match error.sqlite_error_code() {
-            Some(C::NotADatabase | C::DatabaseCorrupt | C::TypeMismatch) => {
-                Self::Damaged(error.to_string())
-            }
+        let MetaError::Database { source, .. } = &error else {
+            return Self::Meta(error);
+        };
+        match source.sqlite_error().map(|e| (e.code, e.extended_code)) {
             // 522: a read past the end of a truncated file
-            Some(C::SystemIoFailure)
-                if error.sqlite_error().is_some_and(|e| e.extended_code == 522) =>
-            {
-                Self::Damaged(error.to_string())
-            }
-            _ => Self::Meta(error.into()),
+            Some(
+                (C::NotADatabase | C::DatabaseCorrupt | C::TypeMismatch, _)
+                | (C::SystemIoFailure, 522),
+            ) => Self::Damaged(source.to_string()),
+            _ => Self::Meta(error),
         }
     }
 }

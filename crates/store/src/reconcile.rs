@@ -104,6 +104,7 @@ fn rebuild(
         false,
         crate::volumes::adopt_trashed,
     )?;
+    take_in("image", "images", true, crate::images::records::adopt)?;
     take_in("container", "containers", true, crate::containers::adopt)?;
     Ok(found)
 }
@@ -140,7 +141,11 @@ impl Store {
         }
         self.reconcile_containers(report)?;
         self.reconcile_volumes(report)?;
-        self.queue().add(|p| p.reap = true);
+        self.queue().add(|p| {
+            p.reap = true;
+            p.gc = true;
+            p.images = true;
+        });
         Ok(())
     }
 

@@ -539,6 +539,28 @@ fn read_info(dir: &Path) -> Result<Option<VolumeInfo>, DiskError> {
     )
 }
 
+/// Why `volume.json` isn't what the row says, if it isn't.
+pub(crate) fn record_damage(dir: &Path, row: &VolumeInfo) -> Option<String> {
+    match read_info(dir) {
+        Ok(Some(info)) if info == *row => None,
+        Ok(Some(info)) if info.uid != row.uid => Some(format!(
+            "its volume.json is of another volume, {}",
+            info.uid
+        )),
+        Ok(Some(_)) => Some("its volume.json differs from the index".to_owned()),
+        Ok(None) => Some("its volume.json is missing or can't be read".to_owned()),
+        Err(error) => Some(error.source.to_string()),
+    }
+}
+
+impl Store {
+    pub(crate) fn write_volume_record(&self, row: &VolumeInfo) -> Result<(), DiskError> {
+        let json = serde_json::to_vec(row).expect("strings always encode");
+        let path = self.volumes_dir().join(&row.name).join("volume.json");
+        disk::write_durable(&path, &json, 0o600)
+    }
+}
+
 /// Puts the volume of a directory into a database that doesn't have it. A directory with `_data`
 /// but without a readable `volume.json` is taken in as a volume without labels: it is user data.
 pub(crate) fn adopt(db: &Connection, dir: &Path) -> Result<(), String> {

@@ -18,14 +18,18 @@ pub(crate) struct Pending {
     stop: bool,
     /// Ids of containers whose `record.json` may be older than the row.
     pub(crate) records: BTreeSet<String>,
+    /// The files of images may be older than their rows.
+    pub(crate) images: bool,
     pub(crate) reap: bool,
+    /// An earlier process may have left blobs and layers without an image.
+    pub(crate) gc: bool,
     /// There are unpacked layers that are not on disk yet.
     pub(crate) layers: bool,
 }
 
 impl Pending {
     fn is_empty(&self) -> bool {
-        self.records.is_empty() && !self.reap && !self.layers
+        self.records.is_empty() && !self.images && !self.reap && !self.gc && !self.layers
     }
 }
 
@@ -48,6 +52,11 @@ impl Queue {
         let taken = std::mem::take(&mut *pending);
         pending.stop = stop;
         taken
+    }
+
+    /// Whether there is something to delete by now.
+    pub(crate) fn take_reap(&self) -> bool {
+        std::mem::take(&mut lock(&self.pending).reap)
     }
 
     pub(crate) fn stopped(&self) -> bool {

@@ -292,6 +292,7 @@ impl Store {
                 .execute([id, crate::now()])?;
             Ok(tagged)
         })?;
+        self.image_records_are_behind();
         Ok(tagged)
     }
 

@@ -16,6 +16,7 @@ mod import;
 mod index;
 mod load;
 mod publish;
+pub(crate) mod records;
 mod remove;
 mod save;
 
@@ -178,6 +179,18 @@ pub enum ImageError {
 impl From<rusqlite::Error> for ImageError {
     fn from(error: rusqlite::Error) -> Self {
         Self::Meta(error.into())
+    }
+}
+
+impl ImageError {
+    /// Whether deleting something could help.
+    #[must_use]
+    pub fn is_out_of_space(&self) -> bool {
+        match self {
+            Self::Disk(e) => e.is_out_of_space(),
+            Self::Meta(e) => e.is_out_of_space(),
+            _ => false,
+        }
     }
 }
 

@@ -79,6 +79,7 @@ impl Store {
             }
             Ok::<_, crate::meta::MetaError>(loaded)
         })?;
+        self.image_records_are_behind();
         self.request_stabilise();
         Ok(loaded)
     }

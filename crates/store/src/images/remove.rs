@@ -40,8 +40,11 @@ impl Store {
         name: &str,
         options: &RemoveOptions,
     ) -> Result<Vec<Removed>, ImageError> {
-        let (text, wish) = (name.to_owned(), options.clone());
-        let outcome = self.meta().write(move |db| remove_rows(db, &text, &wish))?;
+        let outcome = self.freeing(ImageError::is_out_of_space, || {
+            let (text, wish) = (name.to_owned(), options.clone());
+            self.meta().write(move |db| remove_rows(db, &text, &wish))
+        })?;
+        self.image_records_are_behind();
         self.sweep(&outcome.chains, &outcome.blobs)?;
         Ok(outcome.removed)
     }

@@ -1,6 +1,12 @@
 //! The store's index, containers and volumes against a model, a killed process, a failing or full
 //! disk, damaged files, other versions and power cuts.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "in tests a panic is the message, and the child tells its parent"
+)]
+
 mod crash;
 mod damage;
 mod full;

@@ -1,0 +1,62 @@
+PRAGMA journal_mode = WAL;
+CREATE TABLE format (key TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT;
+INSERT INTO format VALUES ('schema', 1), ('readable-from', 1);
+CREATE TABLE features (name TEXT PRIMARY KEY, incompatible INTEGER NOT NULL) STRICT;
+CREATE TABLE containers (
+  id TEXT PRIMARY KEY,
+  name TEXT NOT NULL UNIQUE,
+  image TEXT NOT NULL,
+  document BLOB NOT NULL,
+  generation INTEGER NOT NULL,
+  ephemeral INTEGER NOT NULL,
+  created_at TEXT NOT NULL
+) STRICT;
+CREATE TABLE container_volumes (
+  container TEXT NOT NULL REFERENCES containers (id) ON DELETE CASCADE,
+  volume TEXT NOT NULL,
+  PRIMARY KEY (container, volume)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE volumes (
+  name TEXT PRIMARY KEY,
+  uid TEXT NOT NULL UNIQUE,
+  labels TEXT NOT NULL,
+  options TEXT NOT NULL,
+  anonymous INTEGER NOT NULL,
+  created_at TEXT NOT NULL
+) STRICT;
+CREATE TABLE volume_trash (
+  uid TEXT PRIMARY KEY,
+  name TEXT NOT NULL,
+  labels TEXT NOT NULL,
+  options TEXT NOT NULL,
+  anonymous INTEGER NOT NULL,
+  created_at TEXT NOT NULL,
+  removed_at TEXT NOT NULL
+) STRICT;
+CREATE TABLE images (
+  id TEXT PRIMARY KEY,
+  manifest TEXT NOT NULL,
+  config BLOB NOT NULL,
+  parent TEXT,
+  added_at TEXT NOT NULL
+) STRICT;
+CREATE TABLE image_layers (
+  image TEXT NOT NULL,
+  position INTEGER NOT NULL,
+  chain TEXT NOT NULL,
+  diff TEXT NOT NULL,
+  blob TEXT NOT NULL,
+  media_type TEXT NOT NULL,
+  blob_size INTEGER NOT NULL,
+  PRIMARY KEY (image, position)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE image_names (name TEXT PRIMARY KEY, image TEXT NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE layers (
+  chain TEXT PRIMARY KEY,
+  size INTEGER NOT NULL,
+  boot TEXT NOT NULL,
+  stable INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+INSERT INTO volumes VALUES ('data', '00112233445566778899aabbccddeeff', '{"tier":"db"}', '{}', 0, '2026-01-02T03:04:05Z');
+INSERT INTO containers VALUES ('0000000000000000000000000000000000000000000000000000000000000001', 'web', 'sha256:feed', x'7b7d', 3, 0, '2026-01-02T03:04:06Z');
+INSERT INTO container_volumes VALUES ('0000000000000000000000000000000000000000000000000000000000000001', 'data');
