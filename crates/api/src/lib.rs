@@ -50,7 +50,7 @@ pub struct IdResponse {
 
 /// A body that is not JSON, or not of the shape asked for.
 #[derive(Debug, thiserror::Error)]
-#[error("body is not what was expected: {0}")]
+#[error("the JSON is not what was expected")]
 pub struct DecodeError(#[from] serde_json::Error);
 
 /// Reads JSON as Go reads it: `null` is the same as absent, unknown fields are tolerated.

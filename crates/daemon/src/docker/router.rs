@@ -21,10 +21,14 @@ use super::{
     system, volumes,
 };
 
+/// One line of the table.
+type Row = (&'static str, &'static str, &'static str, Handler);
 type Handler = fn(Call) -> Pin<Box<dyn Future<Output = Answer> + Send>>;
 
 struct Route {
     method: &'static str,
+    /// Path of the handler, for the log and the documentation.
+    name: &'static str,
     prefix: &'static str,
     suffix: &'static str,
     part: Part,
@@ -39,7 +43,7 @@ enum Part {
 }
 
 impl Route {
-    fn new((method, pattern, handler): (&'static str, &'static str, Handler)) -> Self {
+    fn new((method, pattern, name, handler): Row) -> Self {
         let (prefix, part, suffix) = match (pattern.find('{'), pattern.find('}')) {
             (Some(open), Some(close)) => {
                 let part = if pattern[open..close].ends_with('*') {
@@ -53,6 +57,7 @@ impl Route {
         };
         Self {
             method,
+            name,
             prefix,
             suffix,
             part,
@@ -81,7 +86,7 @@ impl Route {
 
 macro_rules! routes {
     ($($method:ident $pattern:literal $handler:path;)*) => {
-        [$((stringify!($method), $pattern, (|call| Box::pin($handler(call))) as Handler),)*]
+        [$((stringify!($method), $pattern, stringify!($handler), (|call| Box::pin($handler(call))) as Handler),)*]
     };
 }
 
@@ -215,9 +220,14 @@ pub(super) async fn route(api: Arc<Api>, request: Request<Incoming>) -> Response
     let began = Instant::now();
     let log = tracing::enabled!(tracing::Level::DEBUG)
         .then(|| format!("{} {}", request.method(), request.uri()));
-    let mut response = match find(api, request) {
-        Ok((handler, call)) => handler(call).await.unwrap_or_else(Failure::response),
-        Err(failure) => failure.response(),
+    let (name, mut response) = match find(api, request) {
+        Ok((route, call)) => (
+            route.name,
+            (route.handler)(call)
+                .await
+                .unwrap_or_else(Failure::response),
+        ),
+        Err(failure) => ("none", failure.response()),
     };
     let headers = response.headers_mut();
     for (name, value) in [
@@ -236,7 +246,7 @@ pub(super) async fn route(api: Arc<Api>, request: Request<Incoming>) -> Response
     );
     if let Some(what) = log {
         tracing::debug!(
-            "{what} {} {:?}",
+            "{what} {} {:?} {name}",
             response.status().as_u16(),
             began.elapsed()
         );
@@ -244,7 +254,7 @@ pub(super) async fn route(api: Arc<Api>, request: Request<Incoming>) -> Response
     response
 }
 
-fn find(api: Arc<Api>, request: Request<Incoming>) -> Result<(Handler, Call), Failure> {
+fn find(api: Arc<Api>, request: Request<Incoming>) -> Result<(&'static Route, Call), Failure> {
     let (version, path) = version(request.uri().path())?;
     // see `hijack`
     let method = if request.method() == Method::CONNECT {
@@ -261,7 +271,7 @@ fn find(api: Arc<Api>, request: Request<Incoming>) -> Result<(Handler, Call), Fa
     let param = percent(part, false);
     let query = Query::parse(request.uri().query().unwrap_or_default());
     Ok((
-        route.handler,
+        route,
         Call {
             api,
             version,
@@ -367,6 +377,49 @@ mod tests {
                 .contains("too old")
         );
         assert!(version("/v9.9/info").is_err());
+    }
+
+    /// The table in the documentation is this one.
+    #[test]
+    fn the_documentation_has_every_route() {
+        let mut table = String::from("| method | path | |\n|---|---|---|\n");
+        for route in ROUTES.iter() {
+            let what = match route.name {
+                name if !name.starts_with("absent") => "built",
+                "absent::swarm" => "answered as by a dockerd outside of a swarm",
+                "absent::no_plugins" | "absent::no_such_plugin" | "absent::build_prune" => {
+                    "there are none"
+                }
+                _ => "refused by name: not built yet",
+            };
+            let part = match route.part {
+                Part::None => "",
+                Part::Segment => "{id}",
+                Part::Rest => "{name}",
+            };
+            let Route {
+                method,
+                prefix,
+                suffix,
+                ..
+            } = route;
+            table += &format!("| {method} | `{prefix}{part}{suffix}` | {what} |\n");
+        }
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/docker-api.md");
+        let text = std::fs::read_to_string(path).expect("docs/docker-api.md is there");
+        let (begin, end) = ("<!-- routes -->\n", "<!-- /routes -->");
+        let at = text.find(begin).expect("its mark") + begin.len();
+        let to = text.find(end).expect("its mark");
+        if std::env::var_os("UPDATE_DOCS").is_some() {
+            std::fs::write(path, format!("{}{table}{}", &text[..at], &text[to..]))
+                .expect("written");
+            return;
+        }
+        assert_eq!(
+            &text[at..to],
+            table,
+            "UPDATE_DOCS=1 cargo test -p daemon --lib writes it"
+        );
     }
 
     #[test]

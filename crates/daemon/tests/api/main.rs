@@ -2,5 +2,6 @@
 //!
 //! Each test has an engine of its own. All of them need root, and say so.
 
+mod docker_cli;
 mod process;
 mod wire;

@@ -25,9 +25,11 @@ impl Drop for Ended {
 
 fn status_of(mut child: Ended) -> (i32, String) {
     let mut text = String::new();
-    let status = until("the daemon ends", PATIENCE, || child.0.try_wait().unwrap());
+    let status = until("the daemon ends", PATIENCE, || {
+        child.0.try_wait().expect("a child can be waited for")
+    });
     if let Some(mut out) = child.0.stderr.take() {
-        out.read_to_string(&mut text).unwrap();
+        out.read_to_string(&mut text).expect("its stderr is text");
     }
     (status.code().unwrap_or(-1), text)
 }
@@ -43,7 +45,7 @@ fn daemon(dir: &std::path::Path, more: &[&str]) -> Ended {
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped());
-    Ended(command.spawn().unwrap())
+    Ended(command.spawn().expect("plimsoll can be executed"))
 }
 
 #[test]

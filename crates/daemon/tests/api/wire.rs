@@ -11,17 +11,21 @@ use testkit::until;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 fn connect(engine: &Instance) -> UnixStream {
-    let stream = UnixStream::connect(engine.socket()).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let stream = UnixStream::connect(engine.socket()).expect("the engine listens");
+    stream
+        .set_read_timeout(Some(PATIENCE))
+        .expect("a timeout above zero");
     stream
 }
 
 /// Sends bytes as they are, and reads to the end.
 fn raw(engine: &Instance, request: &str) -> String {
     let mut stream = connect(engine);
-    stream.write_all(request.as_bytes()).unwrap();
+    stream
+        .write_all(request.as_bytes())
+        .expect("the engine reads");
     let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).unwrap();
+    stream.read_to_end(&mut answer).expect("the engine answers");
     String::from_utf8_lossy(&answer).into_owned()
 }
 
