@@ -80,10 +80,10 @@ pub fn setns(fd: BorrowedFd<'_>, kinds: i32) -> io::Result<()> {
     check(unsafe { libc::syscall(libc::SYS_setns, fd.as_raw_fd(), kinds) }).map(drop)
 }
 
-/// unshare(2) of namespaces.
+/// unshare(2) of namespaces, or of CLONE_FS.
 ///
 /// # Errors
-/// As unshare(2); `EINVAL` for anything but `CLONE_NEW*`.
+/// As unshare(2); `EINVAL` for anything but `CLONE_NEW*` and `CLONE_FS`.
 pub fn unshare(namespaces: i32) -> io::Result<()> {
     const ALLOWED: i32 = libc::CLONE_NEWNS
         | libc::CLONE_NEWUTS
@@ -92,11 +92,12 @@ pub fn unshare(namespaces: i32) -> io::Result<()> {
         | libc::CLONE_NEWPID
         | libc::CLONE_NEWNET
         | libc::CLONE_NEWCGROUP
+        | libc::CLONE_FS // own root, directory and umask: what a mount namespace needs first
         | 0x80; // CLONE_NEWTIME
     if namespaces & !ALLOWED != 0 {
         return Err(io::Error::from_raw_os_error(libc::EINVAL));
     }
-    // SAFETY: namespaces only, checked above: descriptors and memory stay shared as they are.
+    // SAFETY: namespaces and CLONE_FS only, checked above: descriptors and memory stay shared as they are.
     check(unsafe { libc::syscall(libc::SYS_unshare, namespaces) }).map(drop)
 }
 
@@ -189,13 +190,16 @@ pub fn dup_onto(from: BorrowedFd<'_>, to: i32) -> io::Result<()> {
 
 /// Default dispositions for every signal and an empty mask: what a program expects to start with.
 /// (Handlers are reset by execve, ignored signals are not, and Rust ignores SIGPIPE.)
+///
+/// The raw call, because the C library keeps signals 32 and 33 from its callers, and an ignored one
+/// is inherited all the same.
 pub fn reset_signals() {
-    for signal in 1..=31 {
-        if signal == libc::SIGKILL || signal == libc::SIGSTOP {
-            continue;
-        }
-        // SAFETY: SIG_DFL installs no code of ours.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    // struct sigaction of the kernel: handler SIG_DFL, no flags, no restorer, empty mask
+    let default = [0_u64; 4];
+    for signal in 1..=64 {
+        // SAFETY: the kernel reads one sigaction, 32 bytes at most on any architecture; SIG_DFL
+        // installs no code of ours. SIGKILL and SIGSTOP are refused, which is fine.
+        unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), 0, 8) };
     }
     set_mask(false);
 }

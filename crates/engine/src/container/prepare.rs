@@ -8,7 +8,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use oci_spec::runtime::{Capability, LinuxResources, Spec};
+use oci_spec::runtime::{LinuxResources, Spec};
+use runtime::capability::mask_of_names;
 use runtime::cgroup::Cgroup;
 use runtime::rootfs::{self, OverlayOptions};
 use runtime::{Asked, Plan, PlanInput, Rootfs, SeccompChoice, seccomp, users};
@@ -230,9 +231,7 @@ pub(crate) fn seccomp_choice(
         Seccomp::Unconfined => Ok(SeccompChoice::Unconfined),
         Seccomp::Default => Ok(SeccompChoice::Default),
         Seccomp::Profile(json) => {
-            // the runtime's set of capabilities takes none yet: rules that depend on one stay out
-            let set: BTreeSet<Capability> = BTreeSet::new();
-            tracing::debug!(given = capabilities.len(), "seccomp profile of the user's");
+            let set = mask_of_names(capabilities.iter().map(String::as_str));
             let wrong = |e| {
                 Error::caused(
                     ErrorKind::InvalidArgument,
@@ -240,7 +239,7 @@ pub(crate) fn seccomp_choice(
                     e,
                 )
             };
-            let profile = seccomp::from_docker_profile(json.as_bytes(), &set).map_err(wrong)?;
+            let profile = seccomp::from_docker_profile(json.as_bytes(), set).map_err(wrong)?;
             let filter = seccomp::compile(&profile).map_err(wrong)?;
             Ok(SeccompChoice::Filter(filter))
         }

@@ -60,7 +60,7 @@ fn mount(e: StepError, source: Option<&PathBuf>, read_only: bool) -> String {
         (Detail::Target, libc::ELOOP) => {
             "it is a symbolic link in the image, where only a directory is safe".to_owned()
         }
-        (Detail::Attach, libc::ENOTDIR | libc::EISDIR) => {
+        (Detail::Attach, libc::ENOTDIR | libc::EISDIR | libc::EINVAL) => {
             "one of source and target is a file, the other a directory".to_owned()
         }
         (Detail::NotGenuine, _) => "a mount over the kernel's own /proc is not allowed".to_owned(),

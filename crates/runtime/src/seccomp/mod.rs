@@ -16,8 +16,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use oci_spec::runtime::{
-    Arch, Capability, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompFilterFlag,
-    LinuxSeccompOperator, LinuxSyscall,
+    Arch, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompFilterFlag, LinuxSeccompOperator,
+    LinuxSyscall,
 };
 
 use compile::{Alternative, Condition, ENOSYS, ERRNO, Rulebook, Rules, Test, Verdict};
@@ -284,16 +284,13 @@ fn alternatives(s: &LinuxSyscall, action: u32) -> Result<Vec<Alternative>, Compi
 }
 
 /// Reads a profile in Docker's format (`--security-opt seccomp=file`): `archMap`, `includes`,
-/// `excludes` are resolved for the capabilities. `minKernel` counts as reached: versions lie
+/// `excludes` are resolved for the capabilities (a mask, see [`crate::capability`]). `minKernel` counts as reached: versions lie
 /// (backports), and an unknown call is refused by the kernel itself.
 ///
 /// # Errors
 /// Malformed JSON.
-pub fn from_docker_profile(
-    json: &[u8],
-    capabilities: &BTreeSet<Capability>,
-) -> Result<LinuxSeccomp, CompileError> {
-    docker::resolve(json, crate::capability::mask(capabilities))
+pub fn from_docker_profile(json: &[u8], capabilities: u64) -> Result<LinuxSeccomp, CompileError> {
+    docker::resolve(json, capabilities)
 }
 
 #[cfg(test)]

@@ -75,6 +75,11 @@ pub(crate) struct Container {
     pub(crate) passed: Vec<OwnedFd>,
     pub(crate) lowers: Vec<PathBuf>,
     pub(crate) root_by_path: bool,
+    /// The upper directory belongs to the mapped root.
+    pub(crate) open_upper: bool,
+    /// An overlay that can't be written at all.
+    pub(crate) read_only_overlay: bool,
+    pub(crate) cgroup_id: String,
 }
 
 #[derive(Debug)]
@@ -156,6 +161,9 @@ impl Container {
             passed: Vec::new(),
             lowers: vec![image().to_owned()],
             root_by_path: false,
+            open_upper: false,
+            read_only_overlay: false,
+            cgroup_id: String::new(),
         }
     }
 
@@ -208,12 +216,13 @@ impl Container {
     pub(crate) fn in_cgroup(mut self) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let n = NEXT.fetch_add(1, Ordering::Relaxed);
+        self.cgroup_id = format!("test{n}");
         let spec = self.spec();
         let resources = spec.linux().as_ref().and_then(|l| l.resources().clone());
         self.cgroup = Some(Cgroup::of(
             &facts().cgroup,
             &instance(),
-            &format!("test{n}"),
+            &self.cgroup_id,
             resources.as_ref(),
             None,
         ));
@@ -233,10 +242,16 @@ impl Container {
             let _again = fs::create_dir(self.dir.path().join(d));
         }
         let (upper, work) = (self.upper(), self.dir.path().join("work"));
+        if self.open_upper {
+            std::os::unix::fs::chown(&upper, Some(100_000), Some(100_000)).unwrap();
+        }
         runtime::rootfs::overlay(
             &self.lowers,
             Some((&upper, &work)),
-            runtime::rootfs::OverlayOptions::default(),
+            runtime::rootfs::OverlayOptions {
+                read_only: self.read_only_overlay,
+                ..Default::default()
+            },
         )
         .unwrap()
     }

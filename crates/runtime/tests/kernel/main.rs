@@ -4,7 +4,15 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod cgroups;
+mod escape;
+mod exec;
+mod failures;
+mod files;
 mod harness;
+mod privileges;
+mod seccomp;
 mod start;
+mod terminal;
 
 use harness::Container;
