@@ -1,7 +1,5 @@
 //! One entry of the log as bytes, without allocating: what the shim runs for each line.
 
-use std::time::Duration;
-
 use super::Stream;
 
 /// Docker splits lines at this length.
@@ -24,7 +22,7 @@ impl Time {
     }
 
     #[cfg(test)]
-    pub(crate) fn since_epoch(d: Duration) -> Self {
+    pub(crate) fn since_epoch(d: std::time::Duration) -> Self {
         Self {
             seconds: i64::try_from(d.as_secs()).unwrap_or(0),
             nanos: d.subsec_nanos(),

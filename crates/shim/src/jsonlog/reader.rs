@@ -1,8 +1,31 @@
 //! Reading a log across its rotated files, backwards for a tail and forwards for a follower.
+//!
+//! All files are opened at the start, newest first: a rotation in between shows the same file
+//! twice, never not at all. A follower keeps the file it reads open; at its end it looks whether
+//! that file is still the current one, and if not, reads it once more to its end (the writer
+//! wrote before it renamed) and goes on with the files that are newer than it.
 
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use super::{Stream, Watcher};
+use serde::Deserialize;
+use tokio::sync::watch;
+
+use super::watch::Watch;
+use super::{Stream, Watcher, rotated};
+
+/// Bytes read at a time.
+const CHUNK: usize = 128 << 10;
+
+/// A file modified this long before `since` has nothing to tell.
+const SLACK: Duration = Duration::from_secs(5);
+
+/// No log has more files.
+const MAX_FILES: u32 = 1000;
 
 /// What to read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,13 +66,27 @@ pub enum ReadError {
     Io {
         action: &'static str,
         path: PathBuf,
-        source: std::io::Error,
+        source: io::Error,
     },
+    #[error("read {}: the task was cancelled", path.display())]
+    Cancelled { path: PathBuf },
 }
 
 /// A log being read, in batches. A log that does not exist is empty.
 #[derive(Debug)]
-pub struct LogReader {}
+pub struct LogReader {
+    path: PathBuf,
+    /// Absent while a batch is read elsewhere.
+    cursor: Option<Cursor>,
+    follow: Option<Follow>,
+    until: Option<jiff::Timestamp>,
+}
+
+#[derive(Debug)]
+struct Follow {
+    watch: Watch,
+    ended: watch::Receiver<bool>,
+}
 
 impl LogReader {
     /// Reads what is there and ends.
@@ -57,13 +94,12 @@ impl LogReader {
     /// # Errors
     /// A file cannot be opened or read.
     pub async fn open(path: &Path, options: &ReadOptions) -> Result<Self, ReadError> {
-        let _ = (path, options);
-        Ok(Self {})
+        Self::start(path, options, None).await
     }
 
     /// Reads what is there and then what is written, until `ended` turns true (or its sender is
-    /// gone); what was written before that is still read. No line is lost or repeated by a
-    /// rotation, as long as the reader is less than `max_file` files behind.
+    /// gone) or `until` has passed; what was written before that is still read. No line is lost
+    /// or repeated by a rotation, as long as the reader is less than `max_file` files behind.
     ///
     /// # Errors
     /// A file cannot be opened or read.
@@ -71,10 +107,30 @@ impl LogReader {
         path: &Path,
         options: &ReadOptions,
         watcher: &Watcher,
-        ended: tokio::sync::watch::Receiver<bool>,
+        ended: watch::Receiver<bool>,
     ) -> Result<Self, ReadError> {
-        let _ = (path, options, watcher, ended);
-        Ok(Self {})
+        let dir = path.parent().unwrap_or(path);
+        // before the first look, so that no change is missed
+        let watch = watcher.watch(dir);
+        Self::start(path, options, Some(Follow { watch, ended })).await
+    }
+
+    async fn start(
+        path: &Path,
+        options: &ReadOptions,
+        follow: Option<Follow>,
+    ) -> Result<Self, ReadError> {
+        let (at, options) = (path.to_owned(), options.clone());
+        let following = follow.is_some();
+        let until = options.until;
+        let cursor =
+            tokio::task::spawn_blocking(move || Cursor::open(&at, options, following)).await;
+        Ok(Self {
+            path: path.to_owned(),
+            cursor: Some(cursor.map_err(|_| cancelled(path))??),
+            follow,
+            until,
+        })
     }
 
     /// The next entries, at least one; `None` at the end.
@@ -82,6 +138,518 @@ impl LogReader {
     /// # Errors
     /// A file cannot be read.
     pub async fn next(&mut self) -> Result<Option<Vec<Entry>>, ReadError> {
-        Ok(None)
+        loop {
+            // asked before reading: what was written before the end is read
+            let ended = self
+                .follow
+                .as_ref()
+                .is_none_or(|f| *f.ended.borrow() || f.ended.has_changed().is_err());
+            let overdue = self.until.is_some_and(|at| jiff::Timestamp::now() > at);
+            let Some(mut cursor) = self.cursor.take() else {
+                return Err(cancelled(&self.path));
+            };
+            let read = tokio::task::spawn_blocking(move || (cursor.read(), cursor)).await;
+            let (batch, cursor) = read.map_err(|_| cancelled(&self.path))?;
+            self.cursor = Some(cursor);
+            match batch? {
+                Batch::Entries(entries) => return Ok(Some(entries)),
+                Batch::Nothing => {}
+                Batch::End => return Ok(None),
+                Batch::Wait if ended || overdue => return Ok(None),
+                Batch::Wait => {
+                    if let Some(follow) = self.follow.as_mut() {
+                        follow.wait(self.until).await;
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Follow {
+    async fn wait(&mut self, until: Option<jiff::Timestamp>) {
+        let left = until.map_or(Duration::from_secs(3600), |at| {
+            let left = at.duration_since(jiff::Timestamp::now());
+            Duration::try_from(left).unwrap_or(Duration::ZERO) + Duration::from_millis(1)
+        });
+        tokio::select! {
+            () = self.watch.changed() => {}
+            // the sender going away is an end as well
+            _ = self.ended.changed() => {}
+            () = tokio::time::sleep(left) => {}
+        }
+    }
+}
+
+fn cancelled(path: &Path) -> ReadError {
+    ReadError::Cancelled {
+        path: path.to_owned(),
+    }
+}
+
+#[derive(Debug)]
+enum Batch {
+    Entries(Vec<Entry>),
+    /// Read, but nothing of it was asked for: read on.
+    Nothing,
+    /// A follower is at the end of what is written.
+    Wait,
+    End,
+}
+
+/// A log file, open, and where we are in it.
+#[derive(Debug)]
+struct Open {
+    file: File,
+    inode: u64,
+    at: u64,
+    /// Nothing beyond is read by who does not follow.
+    end: u64,
+}
+
+/// The position in a log. All its calls block.
+#[derive(Debug)]
+struct Cursor {
+    path: PathBuf,
+    options: ReadOptions,
+    following: bool,
+    /// The one being read first.
+    files: VecDeque<Open>,
+    /// The front file is known not to be the current one any more, so its end is final.
+    passed: bool,
+    buffer: Vec<u8>,
+    done: bool,
+}
+
+impl Cursor {
+    fn open(path: &Path, options: ReadOptions, following: bool) -> Result<Self, ReadError> {
+        let mut cursor = Self {
+            path: path.to_owned(),
+            options,
+            following,
+            files: VecDeque::new(),
+            passed: false,
+            buffer: Vec::new(),
+            done: false,
+        };
+        cursor.files = cursor.newer_than(None)?.into();
+        if let Some(wanted) = cursor.options.tail {
+            cursor.seek_tail(wanted)?;
+        } else if let Some(since) = cursor.options.since {
+            cursor.skip_older_than(since);
+        }
+        Ok(cursor)
+    }
+
+    fn io(&self, action: &'static str) -> impl FnOnce(io::Error) -> ReadError + use<> {
+        let path = self.path.clone();
+        move |source| ReadError::Io {
+            action,
+            path,
+            source,
+        }
+    }
+
+    /// The files written after the one given, oldest first; all if it is none of them.
+    fn newer_than(&self, inode: Option<u64>) -> Result<Vec<Open>, ReadError> {
+        let mut found: Vec<Open> = Vec::new();
+        let mut missing = 0;
+        for n in 0..MAX_FILES {
+            let file = match File::open(rotated(&self.path, n)) {
+                Ok(file) => file,
+                // a rotation under way has a gap, and one that was cut short leaves one
+                Err(e) if e.kind() == io::ErrorKind::NotFound && missing < 3 => {
+                    missing += 1;
+                    continue;
+                }
+                Err(e) if e.kind() == io::ErrorKind::NotFound => break,
+                Err(e) => return Err(self.io("open")(e)),
+            };
+            missing = 0;
+            let meta = file.metadata().map_err(self.io("stat"))?;
+            if Some(meta.ino()) == inode {
+                break;
+            }
+            if found.iter().any(|f| f.inode == meta.ino()) {
+                continue;
+            }
+            found.push(Open {
+                file,
+                inode: meta.ino(),
+                at: 0,
+                end: meta.len(),
+            });
+        }
+        found.reverse();
+        Ok(found)
+    }
+
+    /// Leaves the last `wanted` lines to be read.
+    fn seek_tail(&mut self, wanted: u64) -> Result<(), ReadError> {
+        let mut left = wanted;
+        let mut start = 0;
+        for (number, open) in self.files.iter_mut().enumerate().rev() {
+            let at =
+                tail_start(&open.file, open.end, &mut left).map_err(|source| ReadError::Io {
+                    action: "read",
+                    path: self.path.clone(),
+                    source,
+                })?;
+            open.at = at;
+            start = number;
+            if left == 0 {
+                break;
+            }
+        }
+        self.files.drain(..start);
+        Ok(())
+    }
+
+    fn skip_older_than(&mut self, since: jiff::Timestamp) {
+        while self.files.len() > 1 {
+            let modified = self.files[0].file.metadata().and_then(|m| m.modified());
+            let old = modified
+                .ok()
+                .and_then(|m| jiff::Timestamp::try_from(m + SLACK).ok())
+                .is_some_and(|m| m < since);
+            if !old {
+                return;
+            }
+            self.files.pop_front();
+        }
+    }
+
+    fn read(&mut self) -> Result<Batch, ReadError> {
+        if self.done {
+            return Ok(Batch::End);
+        }
+        let Some(open) = self.files.front_mut() else {
+            return self.next_file();
+        };
+        let room = if self.following {
+            CHUNK
+        } else {
+            usize::try_from(open.end.saturating_sub(open.at)).unwrap_or(CHUNK)
+        };
+        let held = self.buffer.len();
+        self.buffer.resize(held + room.min(CHUNK), 0);
+        let got = open.file.read_at(&mut self.buffer[held..], open.at);
+        self.buffer.truncate(held + *got.as_ref().unwrap_or(&0));
+        let got = got.map_err(self.io("read"))?;
+        if got == 0 {
+            return self.next_file();
+        }
+        if let Some(open) = self.files.front_mut() {
+            open.at += got as u64;
+        }
+        Ok(self.entries())
+    }
+
+    /// The whole lines of the buffer that are asked for.
+    fn entries(&mut self) -> Batch {
+        let whole = self
+            .buffer
+            .iter()
+            .rposition(|b| *b == b'\n')
+            .map_or(0, |i| i + 1);
+        let mut entries = Vec::new();
+        for line in self.buffer[..whole].split(|b| *b == b'\n') {
+            // what is damaged is skipped: one bad line is not the log
+            let Some(entry) = parse(line) else {
+                continue;
+            };
+            if self.options.until.is_some_and(|until| entry.time > until) {
+                self.done = true;
+                break;
+            }
+            let wanted = match entry.stream {
+                Stream::Stdout => self.options.stdout,
+                Stream::Stderr => self.options.stderr,
+            };
+            let early = self.options.since.is_some_and(|since| entry.time < since);
+            if wanted && !early {
+                entries.push(entry);
+            }
+        }
+        self.buffer.drain(..whole);
+        if entries.is_empty() {
+            Batch::Nothing
+        } else {
+            Batch::Entries(entries)
+        }
+    }
+
+    /// The front file is read to its present end.
+    fn next_file(&mut self) -> Result<Batch, ReadError> {
+        if self.files.len() > 1 || (self.passed && !self.files.is_empty()) {
+            // what a rotated file holds after its last line end was never a line
+            self.buffer.clear();
+            self.files.pop_front();
+            self.passed = false;
+            if !self.files.is_empty() {
+                return Ok(Batch::Nothing);
+            }
+        }
+        if !self.following {
+            return Ok(Batch::End);
+        }
+        let Some(open) = self.files.front() else {
+            self.files = self.newer_than(None)?.into();
+            let empty = self.files.is_empty();
+            return Ok(if empty { Batch::Wait } else { Batch::Nothing });
+        };
+        let newer = self.newer_than(Some(open.inode))?;
+        if newer.is_empty() {
+            return Ok(Batch::Wait);
+        }
+        // read to its end once more: it was written to before it was renamed
+        self.passed = true;
+        let mut files: VecDeque<Open> = newer.into();
+        if let Some(open) = self.files.pop_front() {
+            files.push_front(open);
+        }
+        self.files = files;
+        self.read()
+    }
+}
+
+/// Where the last `left` lines of a file begin; `left` becomes what is wanted beyond it.
+fn tail_start(file: &File, end: u64, left: &mut u64) -> io::Result<u64> {
+    let mut chunk = vec![0; CHUNK];
+    let mut at = end;
+    // the end of the last line does not begin another
+    let mut seen_end = false;
+    while at > 0 {
+        let start = at.saturating_sub(CHUNK as u64);
+        let part = &mut chunk[..usize::try_from(at - start).unwrap_or(0)];
+        file.read_exact_at(part, start)?;
+        for (i, byte) in part.iter().enumerate().rev() {
+            if *byte != b'\n' {
+                continue;
+            }
+            if seen_end {
+                *left = left.saturating_sub(1);
+            }
+            seen_end = true;
+            if *left == 0 {
+                return Ok(start + i as u64 + 1);
+            }
+        }
+        at = start;
+    }
+    if seen_end {
+        *left = left.saturating_sub(1);
+    }
+    Ok(0)
+}
+
+#[derive(Deserialize)]
+struct Line<'a> {
+    #[serde(borrow)]
+    log: std::borrow::Cow<'a, str>,
+    #[serde(borrow)]
+    stream: std::borrow::Cow<'a, str>,
+    time: jiff::Timestamp,
+}
+
+fn parse(line: &[u8]) -> Option<Entry> {
+    let line: Line<'_> = serde_json::from_slice(line).ok()?;
+    Some(Entry {
+        stream: match &*line.stream {
+            "stdout" => Stream::Stdout,
+            "stderr" => Stream::Stderr,
+            _ => return None,
+        },
+        time: line.time,
+        bytes: line.log.into_owned().into_bytes(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::jsonlog::LogWriter;
+    use crate::jsonlog::encode::Time;
+    use crate::launch::LogPlan;
+    use proptest::prelude::*;
+
+    fn block_on<T>(f: impl Future<Output = T>) -> T {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap()
+            .block_on(f)
+    }
+
+    fn writer(path: &Path, max_size: u64, max_file: u32) -> LogWriter {
+        LogWriter::open(LogPlan {
+            path: path.to_owned(),
+            max_size,
+            max_file,
+        })
+    }
+
+    fn put(w: &mut LogWriter, n: u64) {
+        let time = Time::since_epoch(Duration::from_secs(1000 + n));
+        let stream = if n % 3 == 0 {
+            Stream::Stderr
+        } else {
+            Stream::Stdout
+        };
+        w.push(stream, format!("line {n}").as_bytes(), true, time);
+    }
+
+    async fn rest(mut reader: LogReader) -> Vec<u64> {
+        let mut all = Vec::new();
+        while let Some(batch) = reader.next().await.unwrap() {
+            all.extend(batch.into_iter().map(|e| {
+                let text = String::from_utf8(e.bytes).unwrap();
+                text.trim_end()
+                    .strip_prefix("line ")
+                    .unwrap()
+                    .parse::<u64>()
+                    .unwrap()
+            }));
+        }
+        all
+    }
+
+    fn second(n: u64) -> jiff::Timestamp {
+        jiff::Timestamp::from_second(i64::try_from(1000 + n).unwrap()).unwrap()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        /// Whatever the rotation, a reader gives what was asked for, in order.
+        #[test]
+        fn reads_what_is_asked(
+            lines in 0_u64..120, cap in 150_u64..3_000,
+            tail in proptest::option::of(0_u64..130),
+            since in proptest::option::of(0_u64..130), until in proptest::option::of(0_u64..130),
+            stdout in any::<bool>(), stderr in any::<bool>(),
+        ) {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("json.log");
+            let mut w = writer(&path, cap, 200);
+            (0..lines).for_each(|n| put(&mut w, n));
+            w.flush();
+            let options = ReadOptions {
+                stdout, stderr, tail, since: since.map(second), until: until.map(second),
+            };
+            let got = block_on(async { rest(LogReader::open(&path, &options).await.unwrap()).await });
+            let wanted: Vec<u64> = (lines.saturating_sub(tail.unwrap_or(lines))..lines)
+                .filter(|n| since.is_none_or(|s| *n >= s) && until.is_none_or(|u| *n <= u))
+                .filter(|n| if n % 3 == 0 { stderr } else { stdout })
+                .collect();
+            prop_assert_eq!(got, wanted);
+        }
+
+        /// A reader survives any file.
+        #[test]
+        fn any_file_is_read(bytes in proptest::collection::vec(any::<u8>(), 0..500), tail in 0_u64..5) {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("json.log");
+            std::fs::write(&path, bytes).unwrap();
+            let options = ReadOptions { tail: Some(tail), ..ReadOptions::default() };
+            block_on(async { rest(LogReader::open(&path, &options).await.unwrap()).await });
+        }
+    }
+
+    #[test]
+    fn a_damaged_line_is_skipped() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("json.log");
+        let mut w = writer(&path, 0, 1);
+        put(&mut w, 1);
+        w.flush();
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes.extend_from_slice(b"{\"log\":\"half\n\0\0\0\n");
+        std::fs::write(&path, &bytes).unwrap();
+        let mut w = writer(&path, 0, 1);
+        put(&mut w, 2);
+        w.flush();
+        let got = block_on(async {
+            rest(
+                LogReader::open(&path, &ReadOptions::default())
+                    .await
+                    .unwrap(),
+            )
+            .await
+        });
+        assert_eq!(got, [1, 2]);
+    }
+
+    /// A writer that rotates as fast as it can, a follower beside it: each line once, in order.
+    #[test]
+    fn following_across_rotations_neither_loses_nor_repeats() {
+        const LINES: u64 = 20_000;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("json.log");
+        let read_to = std::sync::Arc::new(std::sync::atomic::AtomicU64::new(0));
+        let (end, ended) = watch::channel(false);
+        let writing = {
+            let (path, read_to) = (path.clone(), read_to.clone());
+            std::thread::spawn(move || {
+                let started = std::time::Instant::now();
+                let mut w = writer(&path, 4_000, 50);
+                for n in 0..LINES {
+                    put(&mut w, n);
+                    if n % 7 == 0 {
+                        w.flush();
+                    }
+                    // never so far ahead that the oldest file is gone before it was read
+                    let behind = || read_to.load(std::sync::atomic::Ordering::Relaxed);
+                    while n > 1_000 + behind() && started.elapsed() < Duration::from_secs(60) {
+                        std::thread::yield_now();
+                    }
+                }
+                w.flush();
+                end.send(true).unwrap();
+            })
+        };
+        let got = block_on(async {
+            let watcher = Watcher::new().unwrap();
+            let options = ReadOptions::default();
+            let mut reader = LogReader::follow(&path, &options, &watcher, ended)
+                .await
+                .unwrap();
+            let mut all = Vec::new();
+            while let Some(batch) = reader.next().await.unwrap() {
+                all.extend(batch);
+                read_to.store(all.len() as u64, std::sync::atomic::Ordering::Relaxed);
+            }
+            all
+        });
+        writing.join().unwrap();
+        let got: Vec<String> = got
+            .into_iter()
+            .map(|e| String::from_utf8(e.bytes).unwrap())
+            .collect();
+        let wanted: Vec<String> = (0..LINES).map(|n| format!("line {n}\n")).collect();
+        assert_eq!(got.len(), wanted.len());
+        assert!(got == wanted);
+    }
+
+    #[test]
+    fn a_follower_starts_before_the_log_does_and_ends_at_until() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("json.log");
+        block_on(async {
+            let watcher = Watcher::new().unwrap();
+            let (_end, ended) = watch::channel(false);
+            let options = ReadOptions {
+                tail: Some(0),
+                until: Some(jiff::Timestamp::now() + Duration::from_millis(300)),
+                ..ReadOptions::default()
+            };
+            let mut reader = LogReader::follow(&path, &options, &watcher, ended)
+                .await
+                .unwrap();
+            let mut w = writer(&path, 0, 1);
+            put(&mut w, 1);
+            w.flush();
+            assert_eq!(reader.next().await.unwrap().unwrap().len(), 1);
+            assert_eq!(reader.next().await.unwrap(), None);
+        });
     }
 }

@@ -1,8 +1,9 @@
 //! From the fork to a container that runs, and the same for an exec'd process.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
 use runtime::{Descriptors, EncodedPlan, Pending, Progress, Spawned, StepError};
@@ -171,10 +172,12 @@ fn listen(launch: &Launch) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
+/// At offsets: the file's position is shared with whoever wrote it.
 fn read_plan(fd: &OwnedFd) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    let mut file = File::from(fd.try_clone()?);
-    file.read_to_end(&mut bytes)?;
+    let file = File::from(fd.try_clone()?);
+    let length = usize::try_from(file.metadata()?.len()).unwrap_or(0);
+    let mut bytes = vec![0; length];
+    file.read_exact_at(&mut bytes, 0)?;
     Ok(bytes)
 }
 
