@@ -142,7 +142,7 @@ impl Handle {
 /// Collects a process that has ended, if it is a child of ours (this process is subreaper).
 pub(super) fn reap(pidfd: BorrowedFd<'_>) {
     let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
-    drop(rustix::process::waitid(WaitId::PidFd(pidfd), options));
+    let _ = rustix::process::waitid(WaitId::PidFd(pidfd), options);
 }
 
 /// As [`Handle::ended`], where blocking is allowed.

@@ -113,10 +113,31 @@ impl Drop for Process {
     }
 }
 
-/// The program's file.
+/// The program's file as a mount of its own that cannot be written to, or as it is where the
+/// kernel lacks the calls.
 fn image(program: &Path) -> io::Result<OwnedFd> {
-    let flags = OFlags::PATH | OFlags::CLOEXEC;
-    Ok(rustix::fs::open(program, flags, Mode::empty())?)
+    use rustix::mount::{OpenTreeFlags, open_tree};
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let bind = open_tree(rustix::fs::CWD, program, flags).map_err(io::Error::from);
+    let locked = bind.and_then(|bind| {
+        sys::mount::setattr(
+            bind.as_fd(),
+            false,
+            &sys::mount::Attr {
+                set: sys::mount::RDONLY,
+                ..sys::mount::Attr::default()
+            },
+        )?;
+        Ok(bind)
+    });
+    match locked {
+        Ok(bind) => Ok(bind),
+        Err(_) => Ok(rustix::fs::open(
+            program,
+            OFlags::PATH | OFlags::CLOEXEC,
+            Mode::empty(),
+        )?),
+    }
 }
 
 /// A launch on its way: what cleans up after it knows.

@@ -117,7 +117,7 @@ impl Drop for Watch {
         if followers.is_empty() {
             watched.remove(&number);
             // a directory that is gone has taken its watch along
-            drop(inotify::remove_watch(self.inner.inotify.get_ref(), number));
+            let _ = inotify::remove_watch(self.inner.inotify.get_ref(), number);
         }
     }
 }
