@@ -18,7 +18,7 @@ use sys::fault::point;
 
 use crate::Store;
 use crate::disk::{self, Context as _, DiskError};
-use crate::images::{LayerError, hex_of};
+use crate::images::{ImageError, LayerError, hex_of};
 use crate::leases::{Lease, Resource};
 use crate::meta::lock;
 
@@ -283,6 +283,35 @@ impl Store {
     pub(crate) fn open_blob(&self, digest: &str) -> Result<File, DiskError> {
         let path = self.blob_path(digest);
         File::open(&path).on("open", &path)
+    }
+
+    /// Reads all blobs and unpacked layers of an image and says what is not as it must be.
+    ///
+    /// # Errors
+    /// No such image, or the disk refuses.
+    pub fn verify_image(&self, image: &str) -> Result<Vec<String>, ImageError> {
+        let image = self.image(image)?;
+        let mut wrong = Vec::new();
+        let blobs = image.layers.iter().map(|l| l.blob.as_str());
+        for digest in blobs.chain([image.id.as_str(), image.manifest.as_str()]) {
+            match self.verify_blob(digest) {
+                Err(e @ (LayerError::NoBlob { .. } | LayerError::WrongBlob { .. })) => {
+                    wrong.push(e.to_string());
+                }
+                other => other?,
+            }
+        }
+        for layer in &image.layers {
+            match self.verify_layer(&layer.chain) {
+                Ok(list) => wrong.extend(
+                    list.into_iter()
+                        .map(|m| format!("layer {}: {}: {}", layer.chain, m.path, m.what)),
+                ),
+                Err(e @ LayerError::Manifest { .. }) => wrong.push(e.to_string()),
+                Err(e) => return Err(e.into()),
+            }
+        }
+        Ok(wrong)
     }
 
     /// Reads a blob to its end and compares its digest.

@@ -335,13 +335,7 @@ impl Extractor<'_> {
         path: &[u8],
         name: &[u8],
     ) -> Result<Option<Vec<u8>>, UnpackError> {
-        let lower = match self.lower {
-            Some(look) => {
-                look(path).map_err(|e| io_error(&entry.path, "look at the layers below", e))?
-            }
-            None => Lower::Nothing,
-        };
-        let like = match lower {
+        let like = match self.look_below(entry, path)? {
             Lower::Symlink(target) => return Ok(Some(target)),
             Lower::Directory(record) => Some(record),
             Lower::Nothing => None,
@@ -370,6 +364,12 @@ impl Extractor<'_> {
         dress(self.main.top(), &record).map_err(|e| io_error(path, "set its attributes", e))?;
         self.add(record, true);
         Ok(None)
+    }
+
+    fn look_below(&self, entry: &Entry, path: &[u8]) -> Result<Lower, UnpackError> {
+        self.lower.map_or(Ok(Lower::Nothing), |look| {
+            look(path).map_err(|e| io_error(&entry.path, "look at the layers below", e))
+        })
     }
 
     fn add(&mut self, record: Record, implied: bool) {
@@ -663,15 +663,19 @@ impl Extractor<'_> {
             let slashes = (0..path.len()).filter(|i| path[*i] == b'/');
             for end in slashes {
                 let here = &path[..end];
-                let Some(slot) = self.nodes.get(here) else {
-                    continue;
+                let target = match self.nodes.get(here) {
+                    Some(slot) if self.records[slot.index].node == Node::Symlink => {
+                        self.records[slot.index].link.clone()
+                    }
+                    Some(_) => continue,
+                    None => match self.look_below(entry, here)? {
+                        Lower::Symlink(target) => target,
+                        _ => continue,
+                    },
                 };
-                let record = &self.records[slot.index];
-                if record.node == Node::Symlink {
-                    links += 1;
-                    path = detour(entry, &path, here, &record.link, links)?;
-                    continue 'again;
-                }
+                links += 1;
+                path = detour(entry, &path, here, &target, links)?;
+                continue 'again;
             }
             return Ok(path);
         }

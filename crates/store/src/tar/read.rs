@@ -413,7 +413,7 @@ impl<R: BufRead> Reader<R> {
         pax: PaxSparse,
         size: &mut u64,
     ) -> Result<Option<SparseMap>, TarError> {
-        let map = if raw.typeflag() == b'S' {
+        let mut map = if raw.typeflag() == b'S' {
             self.old_gnu_map(raw)?
         } else if pax.major.is_some_and(|m| m >= 1) {
             let logical = pax
@@ -439,6 +439,8 @@ impl<R: BufRead> Reader<R> {
             return Ok(None);
         };
         self.check_map(&map, *size)?;
+        // an empty stretch only marks the end of the file
+        map.segments.retain(|s| s.len > 0);
         Ok(Some(map))
     }
 

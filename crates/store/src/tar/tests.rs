@@ -49,7 +49,11 @@ fn name() -> impl Strategy<Value = Vec<u8>> {
     .prop_map(|parts| {
         let parts: Vec<Vec<u8>> = parts
             .into_iter()
-            .map(|p| p.into_iter().map(|b| if b == b'/' { b'_' } else { b }).collect())
+            .map(|p| {
+                p.into_iter()
+                    .map(|b| if b == b'/' { b'_' } else { b })
+                    .collect()
+            })
             .collect();
         parts.join(&b'/')
     })
@@ -66,38 +70,50 @@ fn entry() -> impl Strategy<Value = (Entry, Vec<u8>)> {
         Just(Kind::Fifo),
     ];
     let time = (any::<i32>(), 0_u32..1_000_000_000, any::<bool>());
-    let xattr = ("user\\.[a-z]{1,9}", prop::collection::vec(any::<u8>(), 0..40));
+    let xattr = (
+        "user\\.[a-z]{1,9}",
+        prop::collection::vec(any::<u8>(), 0..40),
+    );
     (
-        (kind, name(), name(), 0_u32..0o10000, any::<u32>(), any::<u32>()),
+        (
+            kind,
+            name(),
+            name(),
+            0_u32..0o10000,
+            any::<u32>(),
+            any::<u32>(),
+        ),
         time,
         prop::collection::vec(any::<u8>(), 0..1500),
         prop::collection::btree_map(xattr.0, xattr.1, 0..3),
         (0_u32..4096, 0_u32..1 << 20),
     )
-        .prop_map(|((kind, path, link, mode, uid, gid), time, data, xattrs, dev)| {
-            let mut e = Entry::new(kind, &path, mode);
-            e.uid = uid;
-            e.gid = gid;
-            e.mtime = Time {
-                sec: i64::from(time.0) * if time.2 { 8 } else { 1 },
-                nsec: time.1,
-            };
-            e.xattrs = xattrs
-                .into_iter()
-                .map(|(k, v)| (k.into_bytes(), v))
-                .collect();
-            let mut stored = Vec::new();
-            match kind {
-                Kind::File => {
-                    e.size = data.len() as u64;
-                    stored = data;
+        .prop_map(
+            |((kind, path, link, mode, uid, gid), time, data, xattrs, dev)| {
+                let mut e = Entry::new(kind, &path, mode);
+                e.uid = uid;
+                e.gid = gid;
+                e.mtime = Time {
+                    sec: i64::from(time.0) * if time.2 { 8 } else { 1 },
+                    nsec: time.1,
+                };
+                e.xattrs = xattrs
+                    .into_iter()
+                    .map(|(k, v)| (k.into_bytes(), v))
+                    .collect();
+                let mut stored = Vec::new();
+                match kind {
+                    Kind::File => {
+                        e.size = data.len() as u64;
+                        stored = data;
+                    }
+                    Kind::Symlink | Kind::HardLink => e.link = link,
+                    Kind::CharDevice | Kind::BlockDevice => (e.dev_major, e.dev_minor) = dev,
+                    _ => {}
                 }
-                Kind::Symlink | Kind::HardLink => e.link = link,
-                Kind::CharDevice | Kind::BlockDevice => (e.dev_major, e.dev_minor) = dev,
-                _ => {}
-            }
-            (e, stored)
-        })
+                (e, stored)
+            },
+        )
 }
 
 proptest! {
@@ -148,8 +164,14 @@ fn sparse_entry() -> (Entry, Vec<u8>) {
     e.size = 8;
     e.sparse = Some(SparseMap {
         segments: vec![
-            Segment { offset: 1 << 20, len: 5 },
-            Segment { offset: 1 << 33, len: 3 },
+            Segment {
+                offset: 1 << 20,
+                len: 5,
+            },
+            Segment {
+                offset: 1 << 33,
+                len: 3,
+            },
         ],
         size: (1 << 33) + 4096,
     });
@@ -180,7 +202,9 @@ fn fix_first(bytes: &mut [u8]) {
 #[test]
 fn pax_sparse_of_the_older_forms_is_read() {
     let member = header("GNUSparseFile.0/x", b'0', b"abcdef");
-    let old = pax("22 GNU.sparse.size=99\n24 GNU.sparse.numblocks=2\n23 GNU.sparse.offset=1\n25 GNU.sparse.numbytes=4\n24 GNU.sparse.offset=50\n25 GNU.sparse.numbytes=2\n");
+    let old = pax(
+        "22 GNU.sparse.size=99\n24 GNU.sparse.numblocks=2\n23 GNU.sparse.offset=1\n25 GNU.sparse.numbytes=4\n24 GNU.sparse.offset=50\n25 GNU.sparse.numbytes=2\n",
+    );
     let newer = pax("22 GNU.sparse.size=99\n25 GNU.sparse.map=1,4,50,2\n23 GNU.sparse.name=real\n");
     for (head, name) in [(old, "GNUSparseFile.0/x"), (newer, "real")] {
         let bytes = [head, member.clone()].concat();
@@ -217,7 +241,13 @@ fn refused(bytes: &[u8]) -> String {
 #[test]
 fn sparse_maps_that_lie_are_refused_with_the_name() {
     let member = header("x", b'0', b"abcdef");
-    for map in ["1,4,3,2", "1,4,98,2", "1,4", "5,2,1,4", "1,18446744073709551615,9,7"] {
+    for map in [
+        "1,4,3,2",
+        "1,4,98,2",
+        "1,4",
+        "5,2,1,4",
+        "1,18446744073709551615,9,7",
+    ] {
         let head = pax(&format!("0 GNU.sparse.size=99\n0 GNU.sparse.map={map}\n"));
         let error = refused(&[head, member.clone()].concat());
         assert!(error.contains("entry x: bad sparse map"), "{map}: {error}");
@@ -249,7 +279,10 @@ fn an_archive_that_is_cut_says_where() {
         vec![7; 5000],
     )]);
     let error = refused(&bytes[..BLOCK + 700]);
-    assert!(error.contains("entry big") && error.contains("truncated"), "{error}");
+    assert!(
+        error.contains("entry big") && error.contains("truncated"),
+        "{error}"
+    );
     assert!(refused(&bytes[..100]).contains("a header"));
 }
 
@@ -271,5 +304,8 @@ fn types_we_do_not_know_are_refused_with_the_name() {
 
 #[test]
 fn messages_never_move_a_terminal() {
-    assert_eq!(printable(b"a\x1b[2J\nb\xff\xc3\xa9"), "a\\u{1b}[2J\\nb\\xffé");
+    assert_eq!(
+        printable(b"a\x1b[2J\nb\xff\xc3\xa9"),
+        "a\\u{1b}[2J\\nb\\xffé"
+    );
 }

@@ -4,7 +4,7 @@
 
 use std::io::{self, Write};
 
-use super::{BLOCK, Entry, Kind, Time};
+use super::{BLOCK, Entry, Kind, Segment, Time};
 
 /// The end of an archive.
 pub const ZERO_BLOCKS: [u8; 2 * BLOCK] = [0; 2 * BLOCK];
@@ -34,8 +34,13 @@ impl<W: Write> Writer<W> {
     pub fn start(&mut self, entry: &Entry) -> io::Result<()> {
         self.finish_data()?;
         let map = entry.sparse.as_ref().map(|s| {
-            let mut text = format!("{}\n", s.segments.len()).into_bytes();
-            for seg in &s.segments {
+            // GNU tar takes the end of the last stretch for the end of the file
+            let end = Segment {
+                offset: s.size,
+                len: 0,
+            };
+            let mut text = format!("{}\n", s.segments.len() + 1).into_bytes();
+            for seg in s.segments.iter().chain([&end]) {
                 text.extend_from_slice(format!("{}\n{}\n", seg.offset, seg.len).as_bytes());
             }
             text.resize(text.len().next_multiple_of(BLOCK), 0);

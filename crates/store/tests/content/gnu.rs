@@ -52,8 +52,14 @@ fn grow(root: &Path, attributes: bool) {
     }
     // inherits nothing from a directory with the set-group-id bit when it is unpacked
     std::fs::write(path("dir/sticky/root's"), b"").expect("writable");
-    rustix::fs::chownat(CWD, path("dir/sticky/root's"), None, Some(Gid::ROOT), AtFlags::empty())
-        .expect("root");
+    rustix::fs::chownat(
+        CWD,
+        path("dir/sticky/root's"),
+        None,
+        Some(Gid::ROOT),
+        AtFlags::empty(),
+    )
+    .expect("root");
     if attributes {
         let set = |name: &str, key: &str, value: &[u8]| {
             rustix::fs::lsetxattr(path(name), key, value, XattrFlags::empty()).expect("attributes");
@@ -61,10 +67,15 @@ fn grow(root: &Path, attributes: bool) {
         set("dir/file", "user.note", b"a\0b=c\n");
         set("dir", "trusted.note", b"on a directory");
         // cap_net_raw=ep, version 2
-        let capability = [1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        let capability = [
+            1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+        ];
         set("big", "security.capability", &capability);
     }
-    for (i, name) in ["dir/file", "dir/link", "fifo", "dir/sticky", "dir"].iter().enumerate() {
+    for (i, name) in ["dir/file", "dir/link", "fifo", "dir/sticky", "dir"]
+        .iter()
+        .enumerate()
+    {
         let time = Timespec {
             tv_sec: 1_000_000_000 + i64::try_from(i).expect("small"),
             tv_nsec: 123_456_789,
@@ -101,7 +112,11 @@ fn compare(args: &[&str], attributes: bool, pack: fn(&[u8]) -> Vec<u8>) {
     let archive = run("tar", &args, &source);
     let id = lab
         .store
-        .import(&mut &pack(&archive)[..], &ImportRequest::default(), &NoProgress)
+        .import(
+            &mut &pack(&archive)[..],
+            &ImportRequest::default(),
+            &NoProgress,
+        )
         .unwrap_or_else(|e| panic!("{args:?}: {}", chain(&e)));
     let (mut found, mut wanted) = (snapshot(&lab.top(&id)), snapshot(&source));
     if !args.contains(&"--format=posix") {
@@ -149,7 +164,8 @@ fn sparse_files_stay_sparse() {
     let source = lab.dir.path().join("source");
     std::fs::create_dir(&source).expect("writable");
     let file = File::create(source.join("sparse")).expect("writable");
-    file.set_len(1 << 40).expect("ext4, xfs and btrfs hold a terabyte");
+    file.set_len(1 << 40)
+        .expect("ext4, xfs and btrfs hold a terabyte");
     file.write_all_at(b"end", (1 << 40) - 3).expect("writable");
     let archive = run("tar", &["--format=posix", "-S", "-cf", "-", "."], &source);
     let id = lab
@@ -179,7 +195,17 @@ fn gnu_tar_unpacks_what_we_pack() {
     tar_tree(std::os::fd::AsFd::as_fd(&root), "/", &mut out, &options)
         .unwrap_or_else(|e| panic!("{}", chain(&e)));
     let name = archive.to_str().expect("text");
-    run("tar", &["--xattrs", "--xattrs-include=*", "--same-owner", "-xpf", name], &copy);
+    run(
+        "tar",
+        &[
+            "--xattrs",
+            "--xattrs-include=*",
+            "--same-owner",
+            "-xpf",
+            name,
+        ],
+        &copy,
+    );
     let mut wanted = snapshot(&source);
     // attributes of the host's administrator don't leave it
     if let Some(dir) = wanted.get_mut(&b"dir"[..]) {

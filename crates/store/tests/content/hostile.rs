@@ -27,7 +27,11 @@ fn refused(list: &[(Entry, Vec<u8>)], name: &str, what: &str) {
 #[test]
 fn a_path_with_dot_dot_is_refused() {
     refused(&[file("../canary", b"dead")], "../canary", "\"..\"");
-    refused(&[dir("a"), file("a/../../canary", b"x")], "a/../../canary", "\"..\"");
+    refused(
+        &[dir("a"), file("a/../../canary", b"x")],
+        "a/../../canary",
+        "\"..\"",
+    );
     refused(&[dir("a/..")], "a/..", "\"..\"");
 }
 
@@ -37,7 +41,10 @@ fn an_absolute_path_stays_inside() {
     let image = lab
         .load(&docker_archive("a:1", &[tar(&[file("/etc/x", b"in")])]))
         .expect("harmless");
-    assert_eq!(std::fs::read(lab.top(&image[0].id).join("etc/x")).expect("inside"), b"in");
+    assert_eq!(
+        std::fs::read(lab.top(&image[0].id).join("etc/x")).expect("inside"),
+        b"in"
+    );
 }
 
 #[test]
@@ -45,7 +52,10 @@ fn a_hard_link_out_of_the_root_is_refused() {
     refused(&[link(Kind::HardLink, "h", "../../canary")], "h", "\"..\"");
     refused(&[link(Kind::HardLink, "h", "/etc/passwd")], "h", "has not");
     refused(
-        &[link(Kind::Symlink, "s", "/etc"), link(Kind::HardLink, "h", "s/passwd")],
+        &[
+            link(Kind::Symlink, "s", "/etc"),
+            link(Kind::HardLink, "h", "s/passwd"),
+        ],
         "h",
         "absolute",
     );
@@ -53,14 +63,25 @@ fn a_hard_link_out_of_the_root_is_refused() {
 
 #[test]
 fn a_hard_link_to_a_directory_or_whiteout_is_refused() {
-    refused(&[dir("d"), link(Kind::HardLink, "h", "d")], "h", "not a file");
-    refused(&[file(".wh.w", b""), link(Kind::HardLink, "h", "w")], "h", "not a file");
+    refused(
+        &[dir("d"), link(Kind::HardLink, "h", "d")],
+        "h",
+        "not a file",
+    );
+    refused(
+        &[file(".wh.w", b""), link(Kind::HardLink, "h", "w")],
+        "h",
+        "not a file",
+    );
 }
 
 #[test]
 fn writing_through_an_absolute_symlink_is_refused() {
     refused(
-        &[link(Kind::Symlink, "etc", "/etc"), file("etc/passwd", b"root::0:0::/:")],
+        &[
+            link(Kind::Symlink, "etc", "/etc"),
+            file("etc/passwd", b"root::0:0::/:"),
+        ],
         "etc/passwd",
         "absolute",
     );
@@ -69,7 +90,11 @@ fn writing_through_an_absolute_symlink_is_refused() {
 #[test]
 fn writing_through_a_symlink_that_leads_out_is_refused() {
     refused(
-        &[dir("a"), link(Kind::Symlink, "a/up", "../.."), file("a/up/canary", b"dead")],
+        &[
+            dir("a"),
+            link(Kind::Symlink, "a/up", "../.."),
+            file("a/up/canary", b"dead"),
+        ],
         "a/up/canary",
         "out of the root",
     );
@@ -101,7 +126,9 @@ fn writing_through_a_symlink_that_stays_inside_is_fine() {
         file("usr/back/b", b"2"),
         link(Kind::HardLink, "lib/c", "lib/a"),
     ];
-    let image = lab.load(&docker_archive("a:1", &[tar(&list)])).expect("harmless");
+    let image = lab
+        .load(&docker_archive("a:1", &[tar(&list)]))
+        .expect("harmless");
     let top = lab.top(&image[0].id);
     assert_eq!(std::fs::read(top.join("usr/lib/a")).expect("there"), b"1");
     assert_eq!(std::fs::read(top.join("usr/lib/b")).expect("there"), b"2");
@@ -115,7 +142,11 @@ fn writing_to_a_symlink_itself_is_refused() {
         "x",
         "already",
     );
-    refused(&[link(Kind::Symlink, "d", "/etc"), dir("d")], "d", "already");
+    refused(
+        &[link(Kind::Symlink, "d", "/etc"), dir("d")],
+        "d",
+        "already",
+    );
 }
 
 #[test]
@@ -124,7 +155,11 @@ fn duplicate_entries_are_refused() {
     refused(&[file("f", b"1"), file("./f", b"2")], "./f", "already");
     refused(&[dir("f"), file("f", b"2")], "f", "already");
     refused(&[file("f", b"1"), dir("f")], "f", "already");
-    refused(&[file("f", b"1"), file("f/x", b"")], "f/x", "not a directory");
+    refused(
+        &[file("f", b"1"), file("f/x", b"")],
+        "f/x",
+        "not a directory",
+    );
 }
 
 #[test]
@@ -135,12 +170,20 @@ fn device_tricks_are_refused() {
         (e, Vec::new())
     };
     refused(&[device(Kind::CharDevice, 0, 0)], "dev", "0:0");
-    refused(&[device(Kind::BlockDevice, 1 << 13, 0)], "dev", "out of range");
+    refused(
+        &[device(Kind::BlockDevice, 1 << 13, 0)],
+        "dev",
+        "out of range",
+    );
 }
 
 #[test]
 fn attributes_of_the_overlay_are_refused() {
-    for name in ["trusted.overlay.redirect", "trusted.overlay.opaque", "user.overlay.metacopy"] {
+    for name in [
+        "trusted.overlay.redirect",
+        "trusted.overlay.opaque",
+        "user.overlay.metacopy",
+    ] {
         let mut e = dir("d");
         e.0.xattrs = vec![(name.into(), b"/../../etc".to_vec())];
         refused(&[e], "d", "belongs to the overlay");
@@ -160,7 +203,10 @@ fn a_layer_that_is_not_its_diff_id_is_refused() {
     let (good, other) = (tar(&[file("a", b"1")]), tar(&[file("a", b"2")]));
     let archive = docker_archive_with("a:1", &[digest(&good)], &[other]);
     let error = lab.load(&archive).expect_err("must be refused");
-    assert!(error.contains(&digest(&good)) && error.contains("forged"), "{error}");
+    assert!(
+        error.contains(&digest(&good)) && error.contains("forged"),
+        "{error}"
+    );
     lab.assert_nothing_left();
 }
 
@@ -172,7 +218,10 @@ fn a_blob_that_is_not_its_name_is_refused() {
         let error = lab
             .load(&tar(&[file(&name, content)]))
             .expect_err("must be refused");
-        assert!(error.contains(&format!("entry {name}")) && error.contains("forged"), "{error}");
+        assert!(
+            error.contains(&format!("entry {name}")) && error.contains("forged"),
+            "{error}"
+        );
         lab.assert_nothing_left();
     }
 }
@@ -183,8 +232,10 @@ fn archives_cut_anywhere_are_refused() {
     let whole = docker_archive("cut:1", &[gzip(&layer)]);
     let lab = Lab::new();
     for archive in [whole.clone(), gzip(&whole), zstd(&whole)] {
-        for cut in (0..archive.len() - 2048).step_by(197) {
-            lab.load(&archive[..cut]).expect_err("a part is not the whole");
+        let end = archive.len().saturating_sub(2048).max(archive.len() / 2);
+        for cut in (0..end).step_by(197) {
+            lab.load(&archive[..cut])
+                .expect_err("a part is not the whole");
             lab.assert_nothing_left();
         }
     }
@@ -195,9 +246,16 @@ fn an_import_cut_anywhere_is_refused() {
     let lab = Lab::new();
     let whole = tar(&[dir("d"), file("d/f", &[7; 3000]), file("g", b"")]);
     for archive in [whole.clone(), gzip(&whole), zstd(&whole)] {
-        let end = archive.len() - if archive.len() == whole.len() { 1024 } else { 1 };
+        let end = archive.len()
+            - if archive.len() == whole.len() {
+                1024
+            } else {
+                1
+            };
         for cut in (0..end).step_by(97).chain([end]) {
-            let got = lab.store.import(&mut &archive[..cut], &ImportRequest::default(), &NoProgress);
+            let got =
+                lab.store
+                    .import(&mut &archive[..cut], &ImportRequest::default(), &NoProgress);
             got.expect_err("a part is not the whole");
             lab.assert_nothing_left();
         }
@@ -225,11 +283,23 @@ fn missing_parts_are_named() {
 fn members_of_archives_can_trick_nobody() {
     let lab = Lab::new();
     for (list, name) in [
-        (vec![link(Kind::Symlink, "manifest.json", "/etc/passwd")], "manifest.json"),
-        (vec![link(Kind::Symlink, "a/layer.tar", "../../x")], "a/layer.tar"),
+        (
+            vec![link(Kind::Symlink, "manifest.json", "/etc/passwd")],
+            "manifest.json",
+        ),
+        (
+            vec![link(Kind::Symlink, "a/layer.tar", "../../x")],
+            "a/layer.tar",
+        ),
         (vec![file("../manifest.json", b"[]")], "../manifest.json"),
-        (vec![file("manifest.json", b"[]"), file("./manifest.json", b"[]")], "./manifest.json"),
-        (vec![(Entry::new(Kind::Fifo, b"manifest.json", 0o644), vec![])], "manifest.json"),
+        (
+            vec![file("manifest.json", b"[]"), file("./manifest.json", b"[]")],
+            "./manifest.json",
+        ),
+        (
+            vec![(Entry::new(Kind::Fifo, b"manifest.json", 0o644), vec![])],
+            "manifest.json",
+        ),
     ] {
         let error = lab.load(&tar(&list)).expect_err("must be refused");
         assert!(error.contains(&format!("entry {name}")), "{error}");
@@ -253,7 +323,13 @@ fn bomb(size: u64) -> Vec<u8> {
     let mut out = zstd::stream::write::Encoder::new(Vec::new(), 1).expect("an encoder");
     start.start(&head).expect("memory takes everything");
     // the header is all we need of this writer
-    let header = tar(&[(Entry { size: 0, ..head.clone() }, vec![])]);
+    let header = tar(&[(
+        Entry {
+            size: 0,
+            ..head.clone()
+        },
+        vec![],
+    )]);
     let mut header = header[..512].to_vec();
     header[124..136].copy_from_slice(format!("{size:011o}\0").as_bytes());
     header[148..156].fill(b' ');
@@ -281,7 +357,10 @@ fn compressions_we_do_not_read_are_named() {
     let lab = Lab::new();
     let xz = [0xfd, b'7', b'z', b'X', b'Z', 0, 0, 0];
     let error = lab.load(&xz).expect_err("must be refused");
-    assert!(error.contains("xz") && error.contains("gzip or zstd"), "{error}");
+    assert!(
+        error.contains("xz") && error.contains("gzip or zstd"),
+        "{error}"
+    );
     let request = ImportRequest::default();
     let error = lab
         .store
@@ -299,17 +378,28 @@ fn documents_that_make_no_sense_are_named() {
     let lab = Lab::new();
     for (list, what) in [
         (vec![file("manifest.json", b"{not json")], "manifest.json"),
-        (vec![file("index.json", b"{\"manifests\": 7}")], "index.json"),
+        (
+            vec![file("index.json", b"{\"manifests\": 7}")],
+            "index.json",
+        ),
         (vec![file("repositories", b"{}")], "before Docker 1.10"),
-        (vec![file("etc/passwd", b"root")], "neither manifest.json nor index.json"),
+        (
+            vec![file("etc/passwd", b"root")],
+            "neither manifest.json nor index.json",
+        ),
         (vec![], "neither manifest.json nor index.json"),
     ] {
         let error = lab.load(&tar(&list)).expect_err("must be refused");
         assert!(error.contains(what), "{error}");
         lab.assert_nothing_left();
     }
-    let error = lab.load(b"not a tar archive at all, but long enough").expect_err("refused");
-    assert!(error.contains("truncated") || error.contains("tar header"), "{error}");
+    let error = lab
+        .load(b"not a tar archive at all, but long enough")
+        .expect_err("refused");
+    assert!(
+        error.contains("truncated") || error.contains("tar header"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -319,7 +409,10 @@ fn names_that_are_no_names_are_refused() {
     let error = lab
         .load(&docker_archive("Bad Name", &[layer]))
         .expect_err("must be refused");
-    assert!(error.contains("manifest.json") && error.contains("Bad Name"), "{error}");
+    assert!(
+        error.contains("manifest.json") && error.contains("Bad Name"),
+        "{error}"
+    );
     lab.assert_nothing_left();
 }
 

@@ -71,7 +71,12 @@ pub(crate) fn leftovers(store: &Store) -> Vec<String> {
             let name = entry.file_name().to_string_lossy().into_owned();
             // the 256 directories of blobs stay
             let fan = dir == "blobs/sha256";
-            if fan && std::fs::read_dir(entry.path()).expect("readable").next().is_none() {
+            if fan
+                && std::fs::read_dir(entry.path())
+                    .expect("readable")
+                    .next()
+                    .is_none()
+            {
                 continue;
             }
             list.push(format!("{dir}/{name}"));
@@ -103,7 +108,10 @@ pub(crate) fn file(path: &str, data: &[u8]) -> (Entry, Vec<u8>) {
 }
 
 pub(crate) fn dir(path: &str) -> (Entry, Vec<u8>) {
-    (Entry::new(Kind::Directory, path.as_bytes(), 0o755), Vec::new())
+    (
+        Entry::new(Kind::Directory, path.as_bytes(), 0o755),
+        Vec::new(),
+    )
 }
 
 pub(crate) fn link(kind: Kind, path: &str, target: &str) -> (Entry, Vec<u8>) {
@@ -202,7 +210,11 @@ pub(crate) fn snapshot(root: &Path) -> BTreeMap<Vec<u8>, Seen> {
     }
     paths.sort();
     for path in paths {
-        let name = path.strip_prefix(root).expect("below").as_os_str().as_bytes();
+        let name = path
+            .strip_prefix(root)
+            .expect("below")
+            .as_os_str()
+            .as_bytes();
         seen.insert(name.to_vec(), look(&path, name, &mut inodes));
     }
     seen

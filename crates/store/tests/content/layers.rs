@@ -32,7 +32,8 @@ fn base() -> Vec<u8> {
 fn a_directory_that_is_only_implied_looks_as_below() {
     let lab = Lab::new();
     let upper = tar(&[file("tmp/x", b"x"), file("new/y", b"y")]);
-    lab.load(&docker_archive("i:1", &[base(), upper])).expect("valid");
+    lab.load(&docker_archive("i:1", &[base(), upper]))
+        .expect("valid");
     let tree = snapshot(&lab.top("i:1"));
     let tmp = &tree[&b"tmp"[..]];
     assert_eq!((tmp.mode, tmp.owner.1, tmp.mtime.0), (0o1777, 5, 77));
@@ -44,7 +45,8 @@ fn a_directory_that_is_only_implied_looks_as_below() {
 fn an_implied_directory_that_is_a_link_below_is_followed() {
     let lab = Lab::new();
     let upper = tar(&[file("lib/x", b"x"), link(Kind::HardLink, "lib/z", "lib/x")]);
-    lab.load(&docker_archive("i:1", &[base(), upper])).expect("valid");
+    lab.load(&docker_archive("i:1", &[base(), upper]))
+        .expect("valid");
     let top = lab.top("i:1");
     assert_eq!(std::fs::read(top.join("usr/lib/x")).expect("moved"), b"x");
     assert!(!top.join("lib").exists(), "the link below stays visible");
@@ -65,14 +67,28 @@ fn whiteouts_and_opaque_directories() {
         file("etc/c", b""),
         file("etc/.wh.c", b""),
     ]);
-    lab.load(&docker_archive("w:1", &[base(), upper])).expect("valid");
+    lab.load(&docker_archive("w:1", &[base(), upper]))
+        .expect("valid");
     let tree = snapshot(&lab.top("w:1"));
     let opaque = |path: &str| {
-        tree[path.as_bytes()].xattrs.get(&b"trusted.overlay.opaque"[..]) == Some(&b"y".to_vec())
+        tree[path.as_bytes()]
+            .xattrs
+            .get(&b"trusted.overlay.opaque"[..])
+            == Some(&b"y".to_vec())
     };
-    assert_eq!((tree[&b"etc/a"[..]].kind.as_str(), tree[&b"etc/a"[..]].device), ("character device", 0));
+    assert_eq!(
+        (
+            tree[&b"etc/a"[..]].kind.as_str(),
+            tree[&b"etc/a"[..]].device
+        ),
+        ("character device", 0)
+    );
     assert!(opaque("usr") && opaque("tmp") && !opaque("etc"));
-    assert_eq!(tree[&b"etc/c"[..]].kind, "file", "a whiteout hides what is below, not its own layer");
+    assert_eq!(
+        tree[&b"etc/c"[..]].kind,
+        "file",
+        "a whiteout hides what is below, not its own layer"
+    );
     assert!(!tree.contains_key(&b".wh..wh.plnk"[..]));
 }
 
@@ -100,12 +116,20 @@ fn a_layer_not_marked_stable_is_unpacked_again_after_the_machine_went_down() {
 
     let store = reopen(&root, "first");
     let top = store.rootfs_layers("s:1").expect("layers").remove(0);
-    assert_eq!(std::fs::read(top.join("etc/a")).expect("there"), b"\0", "the same boot: trusted");
+    assert_eq!(
+        std::fs::read(top.join("etc/a")).expect("there"),
+        b"\0",
+        "the same boot: trusted"
+    );
     drop(store);
 
     let store = reopen(&root, "second");
     let top = store.rootfs_layers("s:1").expect("layers").remove(0);
-    assert_eq!(std::fs::read(top.join("etc/a")).expect("there"), b"a", "another boot: healed");
+    assert_eq!(
+        std::fs::read(top.join("etc/a")).expect("there"),
+        b"a",
+        "another boot: healed"
+    );
 }
 
 #[test]
@@ -163,13 +187,20 @@ fn scribble(upper: &Path) {
     rustix::fs::setxattr(upper.join("usr"), opaque, b"y", XattrFlags::empty()).expect("root");
     let sparse = File::create(upper.join("fresh/sparse")).expect("writable");
     sparse.set_len(64 << 20).expect("possible");
-    let _socket = std::os::unix::net::UnixListener::bind(upper.join("fresh/socket")).expect("possible");
+    let _socket =
+        std::os::unix::net::UnixListener::bind(upper.join("fresh/socket")).expect("possible");
     let tmp = upper.join("tmp");
     rustix::fs::chmod(&tmp, Mode::from_raw_mode(0o1777)).expect("root");
     let gid = Some(rustix::fs::Gid::from_raw(5));
     rustix::fs::chownat(CWD, &tmp, None, gid, rustix::fs::AtFlags::empty()).expect("root");
-    let time = rustix::fs::Timespec { tv_sec: 77, tv_nsec: 0 };
-    let both = rustix::fs::Timestamps { last_access: time, last_modification: time };
+    let time = rustix::fs::Timespec {
+        tv_sec: 77,
+        tv_nsec: 0,
+    };
+    let both = rustix::fs::Timestamps {
+        last_access: time,
+        last_modification: time,
+    };
     rustix::fs::utimensat(CWD, &tmp, &both, rustix::fs::AtFlags::empty()).expect("root");
 }
 
@@ -194,8 +225,16 @@ fn changes_are_told_as_docker_tells_them() {
     assert_eq!(
         told,
         [
-            "C /etc", "D /etc/a", "C /etc/b", "A /fresh", "A /fresh/file", "A /fresh/socket",
-            "A /fresh/sparse", "A /fresh/too", "C /usr", "D /usr/lib",
+            "C /etc",
+            "D /etc/a",
+            "C /etc/b",
+            "A /fresh",
+            "A /fresh/file",
+            "A /fresh/socket",
+            "A /fresh/sparse",
+            "A /fresh/too",
+            "C /usr",
+            "D /usr/lib",
         ]
     );
     assert_eq!(ChangeKind::Added.letter(), 'A');
@@ -231,7 +270,10 @@ fn what_is_committed_is_what_was_changed() {
             .unwrap_or_else(|e| panic!("{}", chain(&e)));
         ids.push(lab.store.image(&id).expect("there"));
     }
-    assert_eq!(ids[0].layers[1].blob, ids[1].layers[1].blob, "the same changes, the same blob");
+    assert_eq!(
+        ids[0].layers[1].blob, ids[1].layers[1].blob,
+        "the same changes, the same blob"
+    );
     assert_eq!(ids[0].layers[1].diff, ids[2].layers[1].diff);
     let image = lab.store.image("c:2").expect("named");
     assert_eq!(image.config.config.env, ["A=1"]);
@@ -249,7 +291,11 @@ fn what_is_committed_is_what_was_changed() {
     }
     assert_eq!(found, wanted);
     use std::os::unix::fs::MetadataExt;
-    let sparse = lab.top("c:2").join("fresh/sparse").metadata().expect("there");
+    let sparse = lab
+        .top("c:2")
+        .join("fresh/sparse")
+        .metadata()
+        .expect("there");
     assert!(sparse.blocks() < 100);
 }
 
@@ -264,17 +310,31 @@ fn the_vfs_driver_gets_a_flat_copy() {
         file("usr/new", b"n"),
         link(Kind::HardLink, "usr/too", "usr/new"),
     ]);
-    lab.load(&docker_archive("v:1", &[base(), upper])).expect("valid");
+    lab.load(&docker_archive("v:1", &[base(), upper]))
+        .expect("valid");
     let dest = lab.dir.path().join("copy");
     std::fs::create_dir(&dest).expect("writable");
-    lab.store.copy_rootfs("v:1", &dest).unwrap_or_else(|e| panic!("{}", chain(&e)));
+    lab.store
+        .copy_rootfs("v:1", &dest)
+        .unwrap_or_else(|e| panic!("{}", chain(&e)));
     let tree = snapshot(&dest);
-    let names: Vec<_> = tree.keys().map(|k| String::from_utf8_lossy(k).into_owned()).collect();
+    let names: Vec<_> = tree
+        .keys()
+        .map(|k| String::from_utf8_lossy(k).into_owned())
+        .collect();
     assert_eq!(
         names,
-        ["", "etc", "etc/b", "lib", "tmp", "usr", "usr/new", "usr/too"]
+        [
+            "", "etc", "etc/b", "lib", "tmp", "usr", "usr/new", "usr/too"
+        ]
     );
-    assert_eq!(tree[&b"usr/too"[..]].same_as.as_deref(), Some(&b"usr/new"[..]));
-    assert_eq!((tree[&b"tmp"[..]].mode, tree[&b"tmp"[..]].owner.1), (0o1777, 5));
+    assert_eq!(
+        tree[&b"usr/too"[..]].same_as.as_deref(),
+        Some(&b"usr/new"[..])
+    );
+    assert_eq!(
+        (tree[&b"tmp"[..]].mode, tree[&b"tmp"[..]].owner.1),
+        (0o1777, 5)
+    );
     assert!(tree.values().all(|s| s.xattrs.is_empty()));
 }

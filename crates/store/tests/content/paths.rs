@@ -55,9 +55,16 @@ fn links_lead_nowhere_but_inside() {
     assert_eq!(names("abs/passwd"), ["passwd"]);
     assert_eq!(names("abs"), ["abs"], "a link at the end is itself");
     assert_eq!(names("abs/."), [".", "./passwd"]);
-    assert_eq!(names("up/."), ["."], "the root's own directory, which is empty");
+    assert_eq!(
+        names("up/."),
+        ["."],
+        "the root's own directory, which is empty"
+    );
     let stat = stat_path(root.fd.as_fd(), "/abs").expect("there");
-    assert_eq!((stat.name.as_str(), stat.link_target.as_str()), ("abs", "/etc"));
+    assert_eq!(
+        (stat.name.as_str(), stat.link_target.as_str()),
+        ("abs", "/etc")
+    );
     let stat = stat_path(root.fd.as_fd(), "/up").expect("there");
     assert_eq!(stat.link_target, "/outside", "as seen from inside");
     let missing = stat_path(root.fd.as_fd(), "up/secret");
@@ -76,12 +83,29 @@ fn unpacking_stays_inside_and_replaces_what_is_there() {
         file("deep/er/x", b"3"),
         link(Kind::HardLink, "deep/y", "deep/er/x"),
     ]);
-    untar_into(root.fd.as_fd(), "/", &mut &gzip(&archive)[..], &UntarOptions::default())
-        .unwrap_or_else(|e| panic!("{}", chain(&e)));
-    assert_eq!(std::fs::read(root.path.join("outside/new")).expect("inside"), b"1");
-    assert_eq!(std::fs::read(root.path.join("etc/passwd")).expect("inside"), b"2");
-    assert_eq!(std::fs::read(root.path.join("deep/y")).expect("inside"), b"3");
-    assert_eq!(std::fs::read_dir(&root.outside).expect("readable").count(), 1);
+    untar_into(
+        root.fd.as_fd(),
+        "/",
+        &mut &gzip(&archive)[..],
+        &UntarOptions::default(),
+    )
+    .unwrap_or_else(|e| panic!("{}", chain(&e)));
+    assert_eq!(
+        std::fs::read(root.path.join("outside/new")).expect("inside"),
+        b"1"
+    );
+    assert_eq!(
+        std::fs::read(root.path.join("etc/passwd")).expect("inside"),
+        b"2"
+    );
+    assert_eq!(
+        std::fs::read(root.path.join("deep/y")).expect("inside"),
+        b"3"
+    );
+    assert_eq!(
+        std::fs::read_dir(&root.outside).expect("readable").count(),
+        1
+    );
     // a link is replaced, not written through
     let archive = tar(&[file("self", b"plain")]);
     let owner = UntarOptions {
@@ -89,7 +113,10 @@ fn unpacking_stays_inside_and_replaces_what_is_there() {
         ..UntarOptions::default()
     };
     untar_into(root.fd.as_fd(), "abs", &mut &archive[..], &owner).expect("writable");
-    assert_eq!(std::fs::read(root.path.join("etc/passwd")).expect("untouched"), b"2");
+    assert_eq!(
+        std::fs::read(root.path.join("etc/passwd")).expect("untouched"),
+        b"2"
+    );
     assert_eq!(snapshot(&root.path)[&b"etc/self"[..]].owner, (12, 34));
 }
 
@@ -98,11 +125,19 @@ fn hostile_archives_are_refused_here_too() {
     let root = root();
     for (list, what) in [
         (vec![file("../x", b"")], "entry ../x"),
-        (vec![link(Kind::HardLink, "h", "../outside/secret")], "entry h"),
+        (
+            vec![link(Kind::HardLink, "h", "../outside/secret")],
+            "entry h",
+        ),
         (vec![link(Kind::HardLink, "h", "up/secret")], "entry h"),
     ] {
-        let error = untar_into(root.fd.as_fd(), "/", &mut &tar(&list)[..], &UntarOptions::default())
-            .expect_err("must be refused");
+        let error = untar_into(
+            root.fd.as_fd(),
+            "/",
+            &mut &tar(&list)[..],
+            &UntarOptions::default(),
+        )
+        .expect_err("must be refused");
         assert!(chain(&error).contains(what), "{}", chain(&error));
         assert!(!root.path.join("h").exists());
     }
@@ -125,7 +160,12 @@ fn a_root_that_changes_under_us_leads_nobody_out() {
     std::fs::create_dir(root.path.join("d")).expect("writable");
     std::os::unix::fs::symlink("../outside", root.path.join("l")).expect("possible");
     std::os::unix::fs::symlink(&root.outside, root.path.join("m")).expect("possible");
-    let archive = tar(&[file("d/x", b"x"), file("d/y/z", b"x"), dir("d/y"), file("d/secret", b"")]);
+    let archive = tar(&[
+        file("d/x", b"x"),
+        file("d/y/z", b"x"),
+        dir("d/y"),
+        file("d/secret", b""),
+    ]);
     std::thread::scope(|scope| {
         scope.spawn(|| {
             let swap = |a: &str, b: &str| {
@@ -139,8 +179,12 @@ fn a_root_that_changes_under_us_leads_nobody_out() {
             }
         });
         for _ in 0..400 {
-            let _raced =
-                untar_into(root.fd.as_fd(), "/", &mut &archive[..], &UntarOptions::default());
+            let _raced = untar_into(
+                root.fd.as_fd(),
+                "/",
+                &mut &archive[..],
+                &UntarOptions::default(),
+            );
             let follow = TarOptions {
                 follow: true,
                 ..TarOptions::default()
@@ -156,7 +200,10 @@ fn a_root_that_changes_under_us_leads_nobody_out() {
         .map(|e| e.expect("readable").file_name())
         .collect();
     assert_eq!(left, ["secret"], "nothing was written outside");
-    assert_eq!(std::fs::read(root.outside.join("secret")).expect("untouched"), b"secret");
+    assert_eq!(
+        std::fs::read(root.outside.join("secret")).expect("untouched"),
+        b"secret"
+    );
 }
 
 fn contains_secret(packed: &[u8]) -> bool {
