@@ -56,7 +56,7 @@ fn run_child(root: &Path, fault: &str, log: &Path) -> Output {
 
 /// Number and name of each step of the whole history.
 fn steps() -> Vec<(u64, String)> {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::scratch();
     let log = dir.path().join("log");
     let output = run_child(&dir.path().join("root"), "", &log);
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -78,7 +78,7 @@ fn every_step(action: &str) {
     let mut failures = Vec::new();
     let steps = steps();
     for (number, name) in &steps {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::scratch();
         let root = dir.path().join("root");
         let fault = format!("store:{number}:{action}");
         let output = run_child(&root, &fault, &dir.path().join("log"));

@@ -15,7 +15,7 @@ use crate::open;
 fn furnish(root: &Path) -> State {
     let (store, _) = open(root, "a");
     load(&store, b"content");
-    for op in model::history().iter().take(9) {
+    for op in model::history().iter().take(13) {
         model::run(&store, op).unwrap();
     }
     store.maintain();
@@ -93,14 +93,15 @@ fn fold_in(root: &Path) {
 #[test]
 fn a_damaged_index_is_set_aside_and_rebuilt_from_files() {
     for (what, damage) in DAMAGES {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::scratch();
         let state = furnish(dir.path());
         damage(dir.path());
         let (store, report) = open(dir.path(), "a");
         assert!(report.rebuilt.is_some(), "meta.db {what}: {report:?}");
         assert_eq!(State::of(&store), state, "meta.db {what}");
         let images = store.images().unwrap();
-        assert_eq!(images[0].names, ["plimsoll/test:1"], "meta.db {what}");
+        let found = images.iter().any(|i| i.names == ["plimsoll/test:1"]);
+        assert!(found, "meta.db {what}: {images:?}");
         assert_eq!(store.rootfs_layers("plimsoll/test:1").unwrap().len(), 2);
         let report = store.fsck(false).unwrap();
         let bad = report.problems.iter().filter(|p| p.kind != "orphan");
@@ -115,7 +116,7 @@ fn a_damaged_index_is_set_aside_and_rebuilt_from_files() {
 #[test]
 fn one_damaged_record_costs_one_container() {
     for bytes in [&b""[..], b"{\"id\": 7}", &[0xff; 300]] {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::scratch();
         let mut state = furnish(dir.path());
         let hurt = model::id(2);
         let record = dir.path().join(format!("containers/{hurt}/record.json"));
@@ -143,7 +144,7 @@ fn one_damaged_record_costs_one_container() {
 
 #[test]
 fn a_damaged_volume_record_costs_no_data() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::scratch();
     let state = furnish(dir.path());
     let record = dir.path().join("volumes/volume-1/volume.json");
     fs::write(&record, b"").unwrap();
@@ -164,7 +165,7 @@ fn a_damaged_volume_record_costs_no_data() {
 #[test]
 fn fsck_finds_a_flipped_byte_and_heals_the_layer() {
     testkit::needs_root();
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::scratch();
     furnish(dir.path());
     let (store, _) = open(dir.path(), "a");
     assert!(store.fsck(false).unwrap().problems.is_empty());
@@ -209,7 +210,7 @@ fn kinds(report: &FsckReport) -> Vec<&'static str> {
 
 #[test]
 fn fsck_finds_a_damaged_blob_and_a_load_heals_it() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::scratch();
     furnish(dir.path());
     let (store, _) = open(dir.path(), "a");
     let image = store.image("plimsoll/test:1").unwrap();
@@ -228,7 +229,7 @@ fn fsck_finds_a_damaged_blob_and_a_load_heals_it() {
 
 #[test]
 fn what_no_image_needs_goes_and_what_is_leased_stays() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::scratch();
     furnish(dir.path());
     let (store, _) = open(dir.path(), "a");
     let digest = |c: char| format!("sha256:{}", c.to_string().repeat(64));
@@ -263,7 +264,7 @@ const VERSION_1: &str = include_str!("meta-v1.sql");
 
 #[test]
 fn a_database_of_version_1_opens() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::scratch();
     drop(open(dir.path(), "a"));
     for file in ["meta.db", "meta.db-wal"] {
         fs::remove_file(dir.path().join(file)).unwrap();
@@ -301,7 +302,7 @@ const NEWER: &str = "
 
 #[test]
 fn a_newer_database_that_we_can_read_is_used_and_kept_as_it_is() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::scratch();
     let mut state = furnish(dir.path());
     let db = Connection::open(dir.path().join("meta.db")).unwrap();
     db.execute_batch(NEWER).unwrap();
@@ -324,7 +325,7 @@ fn a_newer_database_that_we_can_read_is_used_and_kept_as_it_is() {
         assert!(state.apply(&op));
         model::run(&store, &op).unwrap();
     }
-    load(&store, b"other content");
+    load(&store, b"content");
     assert_eq!(State::of(&store), state);
     drop(store);
     // the newer version finds its own again
@@ -356,7 +357,7 @@ fn a_newer_database_that_we_cannot_read_is_refused_by_name_and_left_alone() {
             "schema 1 (readable from schema 9",
         ),
     ] {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::scratch();
         let state = furnish(dir.path());
         let db = Connection::open(dir.path().join("meta.db")).unwrap();
         db.execute_batch(change).unwrap();

@@ -43,7 +43,7 @@ fn removal_works(file_system: FileSystem) {
         let root = dir.join("root");
         let (store, _) = Store::open(&root, &options()).unwrap();
         let mut state = State::default();
-        for op in model::history().iter().take(8) {
+        for op in model::history().iter().take(12) {
             model::run(&store, op).unwrap();
             state.apply(op);
         }

@@ -36,6 +36,14 @@ fn open(root: &Path, boot: &str) -> (Store, OpenReport) {
     }
 }
 
+/// In memory where there is room for it: what a killed process left is the same there, and a sync
+/// costs nothing.
+fn scratch() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm")
+        .or_else(|_| tempfile::tempdir())
+        .unwrap()
+}
+
 /// An error with all its sources.
 fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();

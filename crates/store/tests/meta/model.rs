@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Write;
 
-use store::{NewContainer, NewVolume, Store};
+use store::progress::NoProgress;
+use store::{CommitRequest, ImportRequest, NewContainer, NewVolume, RemoveOptions, Store};
+use testkit::image::{Image, Node, tar};
 
 pub(crate) const IMAGE: &str = "sha256:feed";
 
@@ -24,6 +26,52 @@ pub(crate) enum Op {
     Update(u8, u8),
     Rename(u8, u8),
     Remove(u8),
+    /// Two layers, the lower one shared by all.
+    Load(u8),
+    Import(u8),
+    /// A container's changes on top of an image that was loaded.
+    Commit {
+        container: u8,
+        image: u8,
+    },
+    Tag(u8, u8),
+    RemoveImage(Kind, u8),
+}
+
+/// How an image came to its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Loaded,
+    Imported,
+    Committed,
+    Tagged,
+}
+
+fn image_name(kind: Kind, n: u8) -> String {
+    format!("{kind:?}:{n}").to_lowercase()
+}
+
+/// What is in the images made here: path and content.
+fn image_files(kind: Kind, n: u8) -> Vec<(String, Vec<u8>)> {
+    match kind {
+        Kind::Imported => vec![(format!("imported-{n}"), vec![n; 7000])],
+        _ => vec![
+            ("etc/shared".to_owned(), vec![0x55; 20_000]),
+            (format!("etc/own-{n}"), vec![n; 3000]),
+        ],
+    }
+}
+
+fn entries(files: &[(String, Vec<u8>)]) -> Vec<(String, Node)> {
+    let file =
+        |(path, content): &(String, Vec<u8>)| (path.clone(), Node::File(content.clone(), 0o644));
+    let mut entries = vec![("etc".to_owned(), Node::Directory(0o755))];
+    entries.extend(files.iter().map(file));
+    entries
+}
+
+fn summary(files: &[(String, Vec<u8>)]) -> Files {
+    files.iter().map(|(p, c)| (p.clone(), shown(c))).collect()
 }
 
 /// File to length and byte it is made of.
@@ -47,6 +95,8 @@ pub(crate) struct State {
     /// The latest removed last.
     pub(crate) trash: Vec<(String, Files)>,
     pub(crate) containers: BTreeMap<String, Container>,
+    /// By name.
+    pub(crate) images: BTreeMap<String, Files>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -125,7 +175,47 @@ impl State {
                 }
                 None => false,
             },
+            Op::Load(_) | Op::Import(_) | Op::Commit { .. } | Op::Tag(..) | Op::RemoveImage(..) => {
+                self.apply_image(op)
+            }
             _ => self.apply_container(op),
+        }
+    }
+
+    fn apply_image(&mut self, op: &Op) -> bool {
+        match op {
+            Op::Load(n) => {
+                let files = summary(&image_files(Kind::Loaded, *n));
+                self.images.insert(image_name(Kind::Loaded, *n), files);
+                true
+            }
+            Op::Import(n) => {
+                let files = summary(&image_files(Kind::Imported, *n));
+                self.images.insert(image_name(Kind::Imported, *n), files);
+                true
+            }
+            Op::Commit { container, image } => {
+                let below = self.images.get(&image_name(Kind::Loaded, *image));
+                let (Some(below), true) = (below, self.containers.contains_key(&id(*container)))
+                else {
+                    return false;
+                };
+                let mut files = below.clone();
+                files.insert("work".to_owned(), shown(&[*container; LENGTH]));
+                self.images
+                    .insert(image_name(Kind::Committed, *container), files);
+                true
+            }
+            Op::Tag(n, tag) => {
+                let Some(files) = self.images.get(&image_name(Kind::Loaded, *n)) else {
+                    return false;
+                };
+                let files = files.clone();
+                self.images.insert(image_name(Kind::Tagged, *tag), files);
+                true
+            }
+            Op::RemoveImage(kind, n) => self.images.remove(&image_name(*kind, *n)).is_some(),
+            _ => unreachable!("only images come here"),
         }
     }
 
@@ -197,7 +287,15 @@ impl State {
         let mut trash = store.volumes_in_trash().unwrap();
         trash.reverse();
         let containers = store.containers().unwrap().into_iter();
+        let mut images = BTreeMap::new();
+        for image in store.images().unwrap() {
+            let files = root_files(store, &image.id);
+            for name in image.names {
+                images.insert(name, files.clone());
+            }
+        }
         Self {
+            images,
             volumes: volumes
                 .map(|v| {
                     let dir = store.volume_dir(&v.name);
@@ -273,6 +371,82 @@ pub(crate) fn run(store: &Store, op: &Op) -> Result<(), String> {
             .container_rename(&id(*n), &container_name(*name), &document(*name))
             .map_err(|e| told(&e)),
         Op::Remove(n) => store.container_remove(&id(*n)).map_err(|e| told(&e)),
+        _ => run_image(store, op),
+    }
+}
+
+fn run_image(store: &Store, op: &Op) -> Result<(), String> {
+    let told = |e: &dyn std::error::Error| crate::chain(e);
+    match op {
+        Op::Load(n) => {
+            let files = image_files(Kind::Loaded, *n);
+            let archive = Image::of(entries(&files[..1]))
+                .layer(entries(&files[1..]))
+                .named(&image_name(Kind::Loaded, *n))
+                .archive();
+            let loaded = store.load(&mut &*archive, &NoProgress);
+            loaded.map(drop).map_err(|e| told(&e))
+        }
+        Op::Import(n) => {
+            let request = ImportRequest {
+                reference: Some(image_name(Kind::Imported, *n)),
+                ..ImportRequest::default()
+            };
+            let archive = tar(&entries(&image_files(Kind::Imported, *n)));
+            let imported = store.import(&mut &*archive, &request, &NoProgress);
+            imported.map(drop).map_err(|e| told(&e))
+        }
+        Op::Commit { container, image } => {
+            let parent = store
+                .image(&image_name(Kind::Loaded, *image))
+                .map_err(|e| told(&e))?;
+            let work = store.container_fs(&id(*container)).upper.join("work");
+            fs::write(work, [*container; LENGTH]).map_err(|e| told(&e))?;
+            let request = CommitRequest {
+                parent: parent.id,
+                container: id(*container),
+                reference: Some(image_name(Kind::Committed, *container)),
+                ..CommitRequest::default()
+            };
+            let committed = store.commit(&request, &NoProgress);
+            committed.map(drop).map_err(|e| told(&e))
+        }
+        Op::Tag(n, tag) => store
+            .tag(
+                &image_name(Kind::Loaded, *n),
+                &image_name(Kind::Tagged, *tag),
+            )
+            .map(drop)
+            .map_err(|e| told(&e)),
+        Op::RemoveImage(kind, n) => store
+            .image_remove(&image_name(*kind, *n), &RemoveOptions::default())
+            .map(drop)
+            .map_err(|e| told(&e)),
+        _ => unreachable!("only images come here"),
+    }
+}
+
+/// The files of an image, as a container would see them.
+fn root_files(store: &Store, image: &str) -> Files {
+    let layers = store
+        .rootfs_layers(image)
+        .unwrap_or_else(|e| panic!("{image}: {}", crate::chain(&e)));
+    let mut files = Files::new();
+    for layer in layers.iter().rev() {
+        walk(layer, layer, &mut files);
+    }
+    files
+}
+
+fn walk(root: &std::path::Path, dir: &std::path::Path, files: &mut Files) {
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            walk(root, &path, files);
+        } else {
+            let name = path.strip_prefix(root).unwrap().to_str().unwrap();
+            files.insert(name.to_owned(), shown(&fs::read(&path).unwrap()));
+        }
     }
 }
 
@@ -299,8 +473,15 @@ pub(crate) fn history() -> Vec<Op> {
     };
     vec![
         CreateVolume(1),
+        Load(1),
         Write(1, 1),
         create(1, 1, &[1]),
+        Commit {
+            container: 1,
+            image: 1,
+        },
+        Load(2),
+        Tag(2, 1),
         Update(1, 7),
         create(2, 2, &[]),
         Rename(2, 3),
@@ -310,14 +491,19 @@ pub(crate) fn history() -> Vec<Op> {
         CreateVolume(2),
         Write(2, 3),
         Update(1, 8),
+        RemoveImage(Kind::Loaded, 2),
         RemoveVolume(2),
+        Import(1),
         Remove(2),
         RestoreVolume(2),
         create(3, 2, &[1, 2]),
         Update(3, 9),
+        RemoveImage(Kind::Tagged, 1),
         Remove(1),
+        Load(2),
         PurgeVolume(2),
         Remove(3),
+        RemoveImage(Kind::Imported, 1),
         RemoveVolume(1),
         RestoreVolume(1),
     ]
@@ -338,6 +524,15 @@ pub(crate) fn states() -> Vec<State> {
 pub(crate) fn check(store: &Store, acknowledged: usize) -> Result<(), String> {
     let states = states();
     let found = State::of(store);
+    let report = store.fsck(false).map_err(|e| crate::chain(&e))?;
+    if report.problems.iter().any(|p| p.kind != "orphan") {
+        return Err(report.to_string());
+    }
+    store.maintain();
+    let report = store.fsck(false).map_err(|e| crate::chain(&e))?;
+    if !report.problems.is_empty() {
+        return Err(format!("after garbage collection: {report}"));
+    }
     let fine =
         found == states[acknowledged] || states.get(acknowledged + 1).is_some_and(|s| found == *s);
     if fine {

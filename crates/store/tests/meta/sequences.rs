@@ -3,7 +3,7 @@
 
 use proptest::prelude::*;
 
-use crate::model::{self, Op, State};
+use crate::model::{self, Kind, Op, State};
 use crate::open;
 
 #[derive(Debug, Clone)]
@@ -30,7 +30,20 @@ fn op() -> impl Strategy<Value = Op> {
             .prop_map(|(id, name, volumes)| Op::Create { id, name, volumes }),
         2 => (n.clone(), any::<u8>()).prop_map(|(n, d)| Op::Update(n, d)),
         2 => (n.clone(), n.clone()).prop_map(|(n, name)| Op::Rename(n, name)),
-        3 => n.prop_map(Op::Remove),
+        3 => n.clone().prop_map(Op::Remove),
+        1 => n.clone().prop_map(Op::Load),
+        1 => (n.clone(), n.clone()).prop_map(|(n, tag)| Op::Tag(n, tag)),
+        1 => (n.clone(), n.clone())
+            .prop_map(|(container, image)| Op::Commit { container, image }),
+        1 => (image_kind(), n).prop_map(|(kind, n)| Op::RemoveImage(kind, n)),
+    ]
+}
+
+fn image_kind() -> impl Strategy<Value = Kind> {
+    prop_oneof![
+        Just(Kind::Loaded),
+        Just(Kind::Committed),
+        Just(Kind::Tagged)
     ]
 }
 
@@ -45,14 +58,14 @@ fn step() -> impl Strategy<Value = Step> {
 
 proptest! {
     #![proptest_config(ProptestConfig {
-        cases: 48,
+        cases: 32,
         failure_persistence: None,
         ..ProptestConfig::default()
     })]
 
     #[test]
     fn any_sequence_does_what_the_model_does(steps in prop::collection::vec(step(), 1..40)) {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::scratch();
         let mut boot = 0;
         let mut store = open(dir.path(), "boot-0").0;
         let mut state = State::default();
@@ -86,7 +99,7 @@ proptest! {
 
 #[test]
 fn one_process_at_a_time_and_the_message_names_it() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::scratch();
     let (_store, _) = open(dir.path(), "a");
     let error = store::Store::open(dir.path(), &crate::options("a")).unwrap_err();
     let message = error.to_string();
@@ -96,7 +109,7 @@ fn one_process_at_a_time_and_the_message_names_it() {
 
 #[test]
 fn a_name_is_claimed_by_one_of_many() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::scratch();
     let (store, _) = open(dir.path(), "a");
     let won: usize = std::thread::scope(|s| {
         let threads: Vec<_> = (0..8_u8)
@@ -126,7 +139,7 @@ fn a_name_is_claimed_by_one_of_many() {
 
 #[test]
 fn an_ephemeral_container_lives_as_long_as_the_boot() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::scratch();
     let (store, _) = open(dir.path(), "a");
     let id = model::id(1);
     let volume = [model::volume_name(1)];
@@ -154,7 +167,7 @@ fn an_ephemeral_container_lives_as_long_as_the_boot() {
 
 #[test]
 fn an_anonymous_volume_has_64_hex_digits_and_options_are_refused_by_name() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::scratch();
     let (store, _) = open(dir.path(), "a");
     let volume = store.volume_create(&store::NewVolume::default()).unwrap();
     assert!(volume.anonymous && volume.name.len() == 64);
@@ -176,7 +189,7 @@ fn an_anonymous_volume_has_64_hex_digits_and_options_are_refused_by_name() {
 
 #[test]
 fn the_trash_keeps_what_its_policy_says() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::scratch();
     let (store, _) = open(dir.path(), "a");
     for _ in 0..3 {
         model::run(&store, &Op::CreateVolume(1)).unwrap();
@@ -201,7 +214,7 @@ fn the_trash_keeps_what_its_policy_says() {
 #[test]
 fn undeletable_entries_cost_only_themselves() {
     testkit::needs_root();
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::scratch();
     let (store, _) = open(dir.path(), "a");
     for i in 1..=2 {
         let op = Op::Create {
@@ -233,8 +246,8 @@ fn undeletable_entries_cost_only_themselves() {
 fn the_reaper_never_enters_a_mount() {
     testkit::needs_root();
     testkit::powercut::enter_private_namespace().unwrap();
-    let dir = tempfile::tempdir().unwrap();
-    let precious = tempfile::tempdir().unwrap();
+    let dir = crate::scratch();
+    let precious = crate::scratch();
     std::fs::write(precious.path().join("data"), b"mine").unwrap();
     let (store, _) = open(dir.path(), "a");
     let op = Op::Create {
