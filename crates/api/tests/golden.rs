@@ -8,10 +8,17 @@ use serde::de::DeserializeOwned;
 fn zero<T: Default + Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>()
 -> serde_json::Value {
     let value = T::default();
-    let text = serde_json::to_vec(&value).unwrap();
-    assert_eq!(api::decode::<T>(&text).unwrap(), value);
-    assert_eq!(api::decode::<T>(b"{}").unwrap(), value, "absent is zero");
-    serde_json::from_slice(&text).unwrap()
+    let text = serde_json::to_vec(&value).expect("wire types are JSON");
+    assert_eq!(
+        api::decode::<T>(&text).expect("what is written is read"),
+        value
+    );
+    assert_eq!(
+        api::decode::<T>(b"{}").expect("every field has a zero"),
+        value,
+        "absent is zero"
+    );
+    serde_json::from_slice(&text).expect("what is written is read")
 }
 
 macro_rules! golden {

@@ -39,7 +39,15 @@ pub(super) fn change_lines(query: &Query) -> Vec<String> {
 pub(super) async fn inspect(call: Call) -> Answer {
     let view = call.engine().image(&call.param)?;
     let driver = call.engine().info().driver;
-    ok(&summary::image_inspect(&view, call.version, &driver))
+    let document = summary::image_inspect(&view, call.version, &driver);
+    if call.version.at_least(50) {
+        return ok(&document);
+    }
+    // older clients read a container's configuration, with all its fields
+    let mut old = serde_json::to_value(&document).map_err(|e| Failure::invalid(e.to_string()))?;
+    old["Config"] = serde_json::to_value(summary::image_config_before_1_50(&view.config))
+        .map_err(|e| Failure::invalid(e.to_string()))?;
+    ok(&old)
 }
 
 pub(super) async fn history(call: Call) -> Answer {

@@ -144,3 +144,21 @@ pub(crate) fn image_inspect(
         ..ImageInspect::default()
     }
 }
+
+/// An image's configuration in the shape of a container's: what clients before API 1.50 read.
+pub(crate) fn image_config_before_1_50(c: &engine::ImageConfig) -> api::container::Config {
+    let filled = |keys: &[String]| (!keys.is_empty()).then(|| set(keys));
+    api::container::Config {
+        user: c.user.clone(),
+        exposed_ports: filled(&c.exposed_ports),
+        env: Some(c.env.clone()),
+        cmd: c.cmd.clone(),
+        volumes: filled(&c.volumes),
+        working_dir: c.working_dir.clone(),
+        entrypoint: c.entrypoint.clone(),
+        labels: (!c.labels.is_empty()).then(|| c.labels.clone()),
+        stop_signal: c.stop_signal.clone().unwrap_or_default(),
+        shell: c.shell.clone(),
+        ..api::container::Config::default()
+    }
+}
