@@ -386,6 +386,7 @@ mod tests {
         for route in ROUTES.iter() {
             let what = match route.name {
                 name if !name.starts_with("absent") => "built",
+                "absent::swarm_verbs" => "refused: not part of this engine",
                 "absent::swarm" => "answered as by a dockerd outside of a swarm",
                 "absent::no_plugins" | "absent::no_such_plugin" | "absent::build_prune" => {
                     "there are none"
@@ -415,10 +416,9 @@ mod tests {
                 .expect("written");
             return;
         }
-        assert_eq!(
-            &text[at..to],
-            table,
-            "UPDATE_DOCS=1 cargo test -p daemon --lib writes it"
+        assert!(
+            text[at..to] == table,
+            "docs/docker-api.md has other routes: UPDATE_DOCS=1 cargo test -p daemon --lib writes them"
         );
     }
 
