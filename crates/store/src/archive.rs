@@ -39,7 +39,7 @@ const MAX_LAYERS: usize = 500;
 #[derive(Debug)]
 pub(crate) enum Member {
     /// Kept in memory: it looked like text and is small.
-    Document { digest: String, bytes: Vec<u8> },
+    Document(Vec<u8>),
     /// In staging.
     Blob { digest: String, staged: Arc<Staged> },
     /// Another name of a member.
@@ -86,7 +86,7 @@ impl Members {
 
     fn document(&self, path: &str) -> Option<&[u8]> {
         match self.get(path)? {
-            Member::Document { bytes, .. } => Some(bytes),
+            Member::Document(bytes) => Some(bytes),
             _ => None,
         }
     }

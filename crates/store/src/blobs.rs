@@ -100,16 +100,6 @@ impl Staged {
             at: 0,
         }
     }
-
-    /// The content of a small one.
-    pub(crate) fn read_all(self: &Arc<Self>, limit: u64) -> io::Result<Option<Vec<u8>>> {
-        if self.len() > limit {
-            return Ok(None);
-        }
-        let mut bytes = Vec::new();
-        self.follow().read_to_end(&mut bytes)?;
-        Ok(Some(bytes))
-    }
 }
 
 /// A reader that follows a writer.

@@ -414,7 +414,7 @@ impl<W: Write> Packer<'_, W> {
         dir: BorrowedFd<'_>,
         name: &[u8],
         path: &[u8],
-    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, DiffError> {
+    ) -> Result<tree::Xattrs, DiffError> {
         let mut list = tree::xattrs(dir, name).map_err(|e| self.error(path, e))?;
         list.retain(|(n, _)| unpack::is_kept(n) && !n.starts_with(b"trusted.overlay."));
         Ok(list)

@@ -384,10 +384,10 @@ impl SparseHasher {
 
 /// A path that is not what the manifest says.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Mismatch {
+pub(crate) struct Mismatch {
     /// Relative to the layer's root, for people.
-    pub path: String,
-    pub what: String,
+    pub(crate) path: String,
+    pub(crate) what: String,
 }
 
 /// Compares an unpacked layer with its manifest, down to each byte of content.
@@ -526,3 +526,6 @@ fn hash(parent: BorrowedFd<'_>, name: &[u8], like: Option<Content>) -> io::Resul
 pub(crate) fn path_in(layer: &Path) -> PathBuf {
     layer.join("manifest")
 }
+
+#[cfg(test)]
+mod tests;

@@ -13,6 +13,9 @@ use rustix::io::Errno;
 use crate::manifest::Node;
 use crate::tar::Time;
 
+/// Extended attributes, names with their namespace.
+pub(crate) type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
+
 /// What `lstat` says, with a whiteout told apart from other devices.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Stat {
@@ -171,16 +174,16 @@ pub(crate) fn proc_path(dir: BorrowedFd<'_>, name: &[u8]) -> PathBuf {
 
 /// All extended attributes that belong to the layer, sorted by name. Those that the host's security
 /// module puts on files are not part of it.
-pub(crate) fn xattrs(parent: BorrowedFd<'_>, name: &[u8]) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+pub(crate) fn xattrs(parent: BorrowedFd<'_>, name: &[u8]) -> io::Result<Xattrs> {
     xattrs_by(&proc_path(parent, name), false)
 }
 
 /// As [`xattrs`] for an open file or directory.
-pub(crate) fn xattrs_of(fd: BorrowedFd<'_>) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+pub(crate) fn xattrs_of(fd: BorrowedFd<'_>) -> io::Result<Xattrs> {
     xattrs_by(&proc_path(fd, b""), true)
 }
 
-fn xattrs_by(path: &Path, follow: bool) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+fn xattrs_by(path: &Path, follow: bool) -> io::Result<Xattrs> {
     let list_names = |buffer: &mut [u8]| {
         if follow {
             rustix::fs::listxattr(path, buffer)

@@ -125,7 +125,7 @@ impl<W: Write> Packer<W> {
     }
 }
 
-fn xattrs(fd: BorrowedFd<'_>, path: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>, ArchivePathError> {
+fn xattrs(fd: BorrowedFd<'_>, path: &[u8]) -> Result<tree::Xattrs, ArchivePathError> {
     let mut list = tree::xattrs_of(fd).map_err(|e| failed("read the attributes of", path, e))?;
     list.retain(|(n, _)| unpack::is_kept(n) && !n.starts_with(b"trusted."));
     Ok(list)

@@ -413,7 +413,7 @@ fn read_whole<R: io::BufRead>(entry: &Entry, reader: &mut Reader<R>) -> Result<V
 fn document(entry: &Entry, path: &str, bytes: Vec<u8>) -> Result<Member, LoadError> {
     let digest = archive::digest(&bytes);
     check_name(entry, archive::digest_in_path(path).as_deref(), &digest)?;
-    Ok(Member::Document { digest, bytes })
+    Ok(Member::Document(bytes))
 }
 
 /// A member whose name is a digest must have it.

@@ -20,7 +20,6 @@ pub(crate) mod records;
 mod remove;
 mod save;
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::config::{ChangeError, History, ImageConfig};
@@ -293,6 +292,3 @@ pub enum CommitError {
     #[error(transparent)]
     Load(#[from] LoadError),
 }
-
-/// Where the parts of an image's root file system are, top first.
-pub type LayerPaths = Vec<PathBuf>;

@@ -761,9 +761,8 @@ impl PaxSparse {
             b"name" => self.name = Some(value.to_vec()),
             b"size" | b"realsize" => self.size = Some(int(value)?),
             b"offset" => {
-                if self.pending.replace(int(value)?).is_some() {
-                    return Err("bad sparse map".into());
-                }
+                let earlier = self.pending.replace(int(value)?);
+                earlier.map_or(Ok(()), |_| Err("bad sparse map"))?;
             }
             b"numbytes" => {
                 let offset = self.pending.take().ok_or("bad sparse map")?;
