@@ -58,6 +58,7 @@ pub(crate) static COMMANDS: &[&dyn Command] = &[
     &cmd::system::PRUNE,
     &cmd::system::FSCK,
     &cmd::copy::CP,
+    &cmd::capture::CAPTURE,
     &cmd::doctor::DOCTOR,
     &cmd::completion::COMPLETION,
 ];
