@@ -18,6 +18,7 @@ mod bench;
 mod demo;
 mod run;
 mod setup;
+mod specification;
 mod tests;
 mod tidy;
 
