@@ -147,7 +147,7 @@ pub(crate) async fn adopt(engine: &Arc<Inner>, record: ContainerRecord) -> Found
     let run_dir = engine.shim_dir(&record.id);
     match Shim::adopt(&run_dir, ADOPT_DEADLINE).await {
         Ok((shim, status)) => {
-            let cgroup = container::cgroup_of(engine, &record, None);
+            let cgroup = container::cgroup_found(engine, &record);
             let paused = engine
                 .blocking("read the freezer", move |_| Ok(is_frozen(&cgroup)))
                 .await
@@ -181,7 +181,7 @@ async fn from_disk(engine: Arc<Inner>, record: ContainerRecord) -> Found {
     let id = record.id.clone();
     let read = engine
         .blocking("read the exit record", move |inner| {
-            let cgroup = container::cgroup_of(inner, &record, None);
+            let cgroup = container::cgroup_found(inner, &record);
             if let Err(error) = cgroup.remove(CGROUP_DEADLINE) {
                 tracing::warn!(container = record.id, %error, "its cgroup stays");
             }

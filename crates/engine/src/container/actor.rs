@@ -956,7 +956,7 @@ impl Actor {
 
     fn adopt(&mut self, shim: Shim, status: &shim::Status, paused: bool) {
         let (ended, watch) = watch::channel(false);
-        let cgroup = Arc::new(super::prepare::cgroup_of(&self.engine, &self.record, None));
+        let cgroup = Arc::new(super::prepare::cgroup_found(&self.engine, &self.record));
         let spec = super::prepare::saved_spec(&self.engine, &self.record.id).map(Arc::new);
         let state = &mut self.record_mut().state;
         state.phase = Phase::Running;

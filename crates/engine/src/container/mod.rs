@@ -48,7 +48,7 @@ use tokio::sync::{oneshot, watch};
 pub(crate) use actor::{Found, spawn};
 pub(crate) use exec::{ExecCell, Execs, open_root, start as start_exec};
 pub(crate) use launch::log_plan;
-pub(crate) use prepare::{cgroup_of, mount_root};
+pub(crate) use prepare::{cgroup_found, mount_root};
 
 use crate::error::Error;
 use crate::model::LogSpec;

@@ -196,29 +196,30 @@ pub(crate) fn saved_spec(inner: &Inner, id: &str) -> Option<Spec> {
     serde_json::from_slice(&std::fs::read(path).ok()?).ok()
 }
 
-pub(crate) fn cgroup_of(
-    inner: &Inner,
-    record: &ContainerRecord,
-    limits: Option<&LinuxResources>,
-) -> Cgroup {
-    let parent = &record.spec.host.cgroup_parent;
-    let parent = (!parent.is_empty()).then(|| Path::new(parent));
-    let made;
-    let limits = match limits {
-        Some(limits) => Some(limits),
-        None => {
-            let host = &record.spec.host;
-            made = ocispec::resources(&host.resources, &devices::numbers(&host.resources)).ok();
-            made.as_ref()
-        }
-    };
+/// Where the container's cgroup will be, with these limits.
+fn cgroup_of(inner: &Inner, record: &ContainerRecord, limits: Option<&LinuxResources>) -> Cgroup {
     Cgroup::of(
         &inner.config.facts.cgroup,
         &inner.instance,
         &record.id,
         limits,
-        parent,
+        cgroup_parent(record),
     )
+}
+
+/// Where the container's cgroup is, whatever its limits were at its start.
+pub(crate) fn cgroup_found(inner: &Inner, record: &ContainerRecord) -> Cgroup {
+    Cgroup::find(
+        &inner.config.facts.cgroup,
+        &inner.instance,
+        &record.id,
+        cgroup_parent(record),
+    )
+}
+
+fn cgroup_parent(record: &ContainerRecord) -> Option<&Path> {
+    let parent = &record.spec.host.cgroup_parent;
+    (!parent.is_empty()).then(|| Path::new(parent))
 }
 
 pub(crate) fn seccomp_choice(
