@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use oci_spec::runtime::{
-    Capability, Linux, LinuxBlockIo, LinuxCapabilities, LinuxCpu, LinuxDevice, LinuxDeviceCgroup,
+    BoxBuilder, Capability, Linux, LinuxBlockIo, LinuxCapabilities, LinuxCpu, LinuxDevice, LinuxDeviceCgroup,
     LinuxDeviceType, LinuxMemory, LinuxNamespace, LinuxNamespaceType, LinuxPids, LinuxResources,
     LinuxThrottleDevice, LinuxThrottleDeviceBuilder, LinuxWeightDeviceBuilder, Mount, PosixRlimit,
     PosixRlimitBuilder, PosixRlimitType, Process, Root, Spec, User,
@@ -129,6 +129,10 @@ fn process(input: &SpecInput<'_>) -> Result<Process, Error> {
     let spec = &input.record.spec;
     let mut p = Process::default();
     p.set_terminal(Some(spec.tty));
+    if spec.tty {
+        let [height, width] = spec.host.console_size;
+        p.set_console_size(console_size(height, width));
+    }
     let mut user = User::default();
     user.set_uid(input.identity.uid);
     user.set_gid(input.identity.gid);
@@ -162,6 +166,17 @@ fn process(input: &SpecInput<'_>) -> Result<Process, Error> {
     );
     p.set_oom_score_adj(Some(spec.host.oom_score_adj));
     Ok(p)
+}
+
+/// Absent where a side is not known. In the plan, so that the program finds it at its start.
+pub(crate) fn console_size(height: u32, width: u32) -> Option<oci_spec::runtime::Box> {
+    if height == 0 || width == 0 {
+        return None;
+    }
+    let size = BoxBuilder::default()
+        .height(u64::from(height))
+        .width(u64::from(width));
+    size.build().ok()
 }
 
 /// A program that does not run as root gets what root would have only in its bounding set.
@@ -329,15 +344,9 @@ fn default_mounts(input: &SpecInput<'_>) -> Vec<Mount> {
 
 fn shm(input: &SpecInput<'_>) -> Option<Mount> {
     let host = &input.record.spec.host;
-    match (&host.ipc_mode, input.joined.ipc) {
-        (NamespaceMode::None, _) => None,
-        (NamespaceMode::Host, _) => Some(mount("/dev/shm", "bind", "/dev/shm", &["rbind"])),
-        (NamespaceMode::Container(_), Some(pid)) => Some(mount(
-            "/dev/shm",
-            "bind",
-            &format!("/proc/{pid}/root/dev/shm"),
-            &["rbind"],
-        )),
+    match &host.ipc_mode {
+        NamespaceMode::None => None,
+        NamespaceMode::Host => Some(mount("/dev/shm", "bind", "/dev/shm", &["rbind"])),
         _ => {
             let size = format!("size={}", host.shm_size.unwrap_or(DEFAULT_SHM));
             Some(mount(
@@ -967,7 +976,6 @@ mod tests {
         for file in ["net", "ipc", "pid"] {
             assert!(text.contains(&format!("/proc/7/ns/{file}")), "{text}");
         }
-        assert!(text.contains("/proc/7/root/dev/shm"), "{text}");
         assert!(!text.contains("ip_unprivileged_port_start"), "{text}");
     }
 

@@ -182,6 +182,8 @@ pub(crate) async fn shutdown(inner: &Arc<Inner>) {
     }
     let closed = inner
         .blocking("close the store", |inner| {
+            // stays as long as a container has its cgroup in it
+            runtime::cgroup::Cgroup::remove_instance(&inner.config.facts.cgroup, &inner.instance);
             inner.store.close().map_err(Error::store("close the store"))
         })
         .await;

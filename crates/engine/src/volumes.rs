@@ -6,11 +6,13 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 
-use rustix::fs::{Mode, OFlags, fsync, open, syncfs};
+use rustix::fs::{
+    Gid, Mode, OFlags, ResolveFlags, Uid, fchmod, fchown, fstat, fsync, open, openat2, syncfs,
+};
 use store::archive_path::{ArchivePathError, TarOptions, UntarOptions, tar_tree, untar_into};
 use store::{NewVolume, VolumeError};
 
@@ -104,7 +106,7 @@ fn make_one(
     inner: &Inner,
     point: &mut MountPoint,
     image: &str,
-    view: &mut Option<std::os::fd::OwnedFd>,
+    view: &mut Option<OwnedFd>,
     anonymous: &mut Vec<String>,
 ) -> Result<(), Error> {
     let known = !point.name.is_empty() && inner.store.volume(&point.name).is_ok();
@@ -147,7 +149,7 @@ fn make_one(
 }
 
 /// The image's files, read-only, in no mount table.
-fn image_root(inner: &Inner, image: &str) -> Result<std::os::fd::OwnedFd, Error> {
+fn image_root(inner: &Inner, image: &str) -> Result<OwnedFd, Error> {
     let layers = inner
         .store
         .rootfs_layers(image)
@@ -184,7 +186,7 @@ fn empty(data: &Path) -> Result<(), Error> {
 
 /// Packs on one thread and unpacks on this one: owners, modes, xattrs and hard links are the
 /// archive code's concern.
-fn fill(root: &std::os::fd::OwnedFd, path: &str, data: &Path, mark: &Path) -> Result<(), Error> {
+fn fill(root: &OwnedFd, path: &str, data: &Path, mark: &Path) -> Result<(), Error> {
     let found = store::archive_path::stat_path(root.as_fd(), path);
     let directory = matches!(&found, Ok(s) if s.mode & 0o170_000 == 0o040_000);
     if !directory {
@@ -216,6 +218,7 @@ fn fill(root: &std::os::fd::OwnedFd, path: &str, data: &Path, mark: &Path) -> Re
     copied.map_err(Error::store(format!(
         "fill the volume from the image's {path}"
     )))?;
+    same_owner_and_mode(root, path, &target)?;
     sys::fault::point("engine.volume.sync").map_err(failed("sync", data))?;
     syncfs(&target).map_err(|e| failed("sync", data)(e.into()))?;
     sys::fault::point("engine.volume.unmark")
@@ -224,8 +227,23 @@ fn fill(root: &std::os::fd::OwnedFd, path: &str, data: &Path, mark: &Path) -> Re
     fsync(&parent).map_err(|e| failed("sync", dir)(e.into()))
 }
 
+/// The archive's top is what is in the directory; the directory itself is made alike here.
+fn same_owner_and_mode(root: &OwnedFd, path: &str, target: &OwnedFd) -> Result<(), Error> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let below = path.trim_start_matches('/');
+    let alike = || {
+        let from = openat2(root, below, flags, Mode::empty(), ResolveFlags::IN_ROOT)?;
+        let stat = fstat(&from)?;
+        let (uid, gid) = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
+        fchown(target, Some(uid), Some(gid))?;
+        fchmod(target, Mode::from_raw_mode(stat.st_mode & 0o7777))
+    };
+    sys::fault::point("engine.volume.mode").map_err(Error::io("set the volume's mode"))?;
+    alike().map_err(|e| Error::io(format!("make the volume alike to {path}"))(e.into()))
+}
+
 fn pack(
-    root: &std::os::fd::OwnedFd,
+    root: &OwnedFd,
     path: &str,
     writer: std::io::PipeWriter,
 ) -> Result<(), ArchivePathError> {

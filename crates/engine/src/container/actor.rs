@@ -567,14 +567,14 @@ impl Actor {
         state.exit_code = code;
         state.error.clone_from(&text);
         state.pid = 0;
-        for reply in self.start_replies.drain(..) {
+        self.set_phase(phase);
+        for reply in std::mem::take(&mut self.start_replies) {
             answer(reply, Err(Error::new(kind, text.clone())));
         }
         self.emit("die", &[("exitCode", code.to_string())]);
         self.resolve_waiters(code, Some(&text));
         let record = &self.record;
         if record.spec.host.auto_remove {
-            self.set_phase(phase);
             self.begin_remove(RemoveOptions {
                 force: false,
                 volumes: true,
@@ -590,8 +590,6 @@ impl Actor {
             );
         if tried_again {
             self.plan_restart(Duration::ZERO);
-        } else {
-            self.set_phase(phase);
         }
         drop(self.write(|| ()));
     }
@@ -668,6 +666,13 @@ impl Actor {
         self.end_execs();
         self.note_exit(&exit);
         let stopping = self.stopping.take();
+        // who is told of the end finds it in the view
+        let restarts = stopping.is_none() && self.restarts_after(exit.code);
+        self.set_phase(if restarts {
+            Phase::Restarting
+        } else {
+            Phase::Exited
+        });
         self.emit("die", &exit_attributes(&exit, ran));
         self.resolve_waiters(exit.code, None);
         self.after_exit(&exit, ran, stopping).await;
@@ -727,14 +732,8 @@ impl Actor {
 
     /// Nobody asked for what follows: the policy says.
     fn settle(&mut self, code: i32, ran: Duration) {
-        let record = &self.record;
-        let again = restart::after_exit(
-            &record.spec.host.restart,
-            code,
-            record.stopped_by_user,
-            record.restart_count,
-        );
-        if record.spec.host.auto_remove {
+        let again = self.restarts_after(code);
+        if self.record.spec.host.auto_remove {
             self.set_phase(Phase::Exited);
             self.begin_remove(RemoveOptions {
                 force: false,
@@ -748,6 +747,17 @@ impl Actor {
             self.set_phase(Phase::Exited);
         }
         self.write_exit();
+    }
+
+    fn restarts_after(&self, code: i32) -> bool {
+        let record = &self.record;
+        !record.spec.host.auto_remove
+            && restart::after_exit(
+                &record.spec.host.restart,
+                code,
+                record.stopped_by_user,
+                record.restart_count,
+            )
     }
 
     fn plan_restart(&mut self, ran: Duration) {

@@ -279,7 +279,7 @@ async fn launch(
     let shown = record.clone();
     let plan = engine
         .blocking("plan the exec", move |inner| {
-            plan(inner, &record, &for_plan, &spec)
+            plan(inner, &record, &for_plan, &spec, size)
         })
         .await
         .map_err(of_ours)?;
@@ -351,6 +351,7 @@ fn plan(
     record: &ContainerRecord,
     live: &Live,
     exec: &ExecSpec,
+    size: Option<ConsoleSize>,
 ) -> Result<Plan, Error> {
     let host = &record.spec.host;
     let facts = &*inner.config.facts;
@@ -376,6 +377,10 @@ fn plan(
         &facts.process.bounding,
     )?;
     let mut process = process(container, exec, &identity);
+    if let Some(size) = size.filter(|_| exec.tty) {
+        let size = ocispec::console_size(size.height.into(), size.width.into());
+        process.set_console_size(size);
+    }
     let sets = ocispec::capability_sets(&capabilities, identity.uid)?;
     process.set_capabilities(Some(sets));
     process.set_no_new_privileges(Some(options.no_new_privileges));

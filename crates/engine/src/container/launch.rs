@@ -86,9 +86,10 @@ pub(super) async fn launch(
         .await?;
     let (cgroup, spec) = (prepared.cgroup.clone(), prepared.spec.clone());
     let (launched, shim) = run(&engine, &record, prepared, kept).await?;
-    let durable = written
-        .await
-        .unwrap_or_else(|_| Err(Error::internal("the engine is shutting down")));
+    // the shim's own word on when it started is what an adoption will hear, too
+    let (durable, status) = tokio::join!(written, shim.status());
+    let durable =
+        durable.unwrap_or_else(|_| Err(Error::internal("the engine is shutting down")));
     if let Err(error) = durable {
         // not acknowledged, so it must not run either
         drop(shim.signal(None, 9, true).await);
@@ -99,7 +100,11 @@ pub(super) async fn launch(
         });
     }
     Ok(Box::new(Started {
-        at: crate::inner::now(),
+        at: status
+            .ok()
+            .map(|s| s.started_at)
+            .filter(|t| !t.is_empty())
+            .unwrap_or_else(crate::inner::now),
         shim,
         launched,
         cgroup,

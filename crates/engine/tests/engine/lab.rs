@@ -260,6 +260,31 @@ impl Lab {
     }
 }
 
+impl Drop for Lab {
+    /// A test that failed leaves containers: their processes are killed by their cgroups.
+    fn drop(&mut self) {
+        let cgroup = &self.facts.cgroup;
+        for stray in runtime::cgroup::Cgroup::strays(cgroup, &self.instance(), &[]) {
+            for pid in stray.pids().unwrap_or_default() {
+                // a shim that the test stopped has to be there for the end
+                if std::path::Path::new(&format!("/proc/{pid}")).exists() && parent_of(pid) != 1 {
+                    signal(parent_of(pid), rustix::process::Signal::CONT);
+                }
+            }
+            drop(stray.remove(Duration::from_secs(5)));
+        }
+        // they write their last words into the directory that goes next
+        let begin = Instant::now();
+        let shims = self.dir.path().join("exec/shims");
+        while begin.elapsed() < Duration::from_secs(5)
+            && std::fs::read_dir(&shims).is_ok_and(|d| d.count() > 0)
+        {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        runtime::cgroup::Cgroup::remove_instance(cgroup, &self.instance());
+    }
+}
+
 pub(crate) fn words(list: &[&str]) -> Vec<String> {
     list.iter().map(|w| (*w).to_owned()).collect()
 }
