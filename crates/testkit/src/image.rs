@@ -164,23 +164,6 @@ fn applets(busybox: &Path) -> io::Result<Vec<String>> {
         .collect())
 }
 
-/// Whether an ELF program asks for a dynamic linker (a PT_INTERP header). Its text does not tell:
-/// a static glibc holds the linker's name too. source: elf(5).
-fn has_interpreter(program: &[u8]) -> bool {
-    const PT_INTERP: u64 = 3;
-    let number = |at: usize, size: usize| {
-        let bytes = program.get(at..at + size).unwrap_or_default();
-        bytes
-            .iter()
-            .rev()
-            .fold(0_u64, |n, b| (n << 8) | u64::from(*b))
-    };
-    let (table, size, count) = (number(32, 8), number(54, 2), number(56, 2));
-    (0..count).any(|i| {
-        usize::try_from(table + i * size).is_ok_and(|at| number(at, 4) == PT_INTERP)
-    })
-}
-
 /// SHA-256 in hex.
 #[must_use]
 pub fn digest(bytes: &[u8]) -> String {
