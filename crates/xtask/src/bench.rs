@@ -19,7 +19,8 @@ mod report;
 mod unpack;
 
 use crate::Failed;
-use crate::run::{cargo, program, run};
+use crate::dist;
+use crate::run::{program, run};
 use crate::setup;
 
 /// What was asked for.
@@ -117,7 +118,7 @@ pub(crate) fn bench(arguments: &[String]) -> Result<(), Failed> {
     }
     setup::install(&[("busybox", "busybox-static"), ("mmdebstrap", "mmdebstrap")])?;
     if options.engines.iter().any(|e| e == "plimsoll") {
-        run(cargo().args(["build", "--release", "--locked", "--package", "cli"]))?;
+        dist::build()?;
     }
     let mut table = report::Table::default();
     let mut engines = peers::start(&options)?;

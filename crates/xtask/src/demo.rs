@@ -19,7 +19,8 @@ use testkit::procfs::Process;
 use testkit::{Instance, Snapshot};
 
 use crate::Failed;
-use crate::run::{cargo, output, program, run, said};
+use crate::dist;
+use crate::run::{output, program, run, said, target};
 use crate::setup;
 
 /// The promise for an adoption.
@@ -74,8 +75,7 @@ pub(crate) fn demo(arguments: &[String]) -> Result<(), Failed> {
     setup::needs_root("cargo xtask demo")?;
     heading("set-up");
     setup::install(&[("mmdebstrap", "mmdebstrap")])?;
-    run(cargo().args(["build", "--release", "--locked", "--package", "cli"]))?;
-    let program = target()?.join("release/plimsoll");
+    let program = dist::build()?;
     let mut checks = Checks::default();
     let mut engine = Instance::of(program).log_level("info");
     heading("the doctor's verdict on this host");
@@ -107,12 +107,6 @@ pub(crate) fn demo(arguments: &[String]) -> Result<(), Failed> {
             .unwrap_or_else(|| "as before it started".to_owned()),
     );
     checks.table()
-}
-
-fn target() -> Result<PathBuf, Failed> {
-    let me = std::env::current_exe()?;
-    let debug = me.parent().and_then(Path::parent);
-    Ok(debug.ok_or("xtask isn't in a target directory")?.to_owned())
 }
 
 fn scenario(engine: &mut Instance, checks: &mut Checks) -> Result<(), Failed> {

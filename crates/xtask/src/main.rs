@@ -4,6 +4,7 @@
 //! demo    the main job on real input: PostgreSQL on a volume that survives everything
 //! test    all tests, doing their set-up first; what the continuous integration runs
 //! tidy    the rules that no compiler checks
+//! dist    the static binary
 //! bench   side by side with the peers of the distribution
 //! ```
 //! Unlike the product, this runs other programs, and prints.
@@ -16,6 +17,7 @@
 
 mod bench;
 mod demo;
+mod dist;
 mod run;
 mod setup;
 mod specification;
@@ -27,7 +29,7 @@ use std::process::ExitCode;
 /// What went wrong, in words for whoever ran the command.
 type Failed = Box<dyn std::error::Error>;
 
-const USAGE: &str = "usage: cargo xtask demo | test [STAGE...] | tidy | bench [OPTION...]";
+const USAGE: &str = "usage: cargo xtask demo | test [STAGE...] | tidy | dist | bench [OPTION...]";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -37,6 +39,7 @@ fn main() -> ExitCode {
         Some("bench") => bench::bench(rest),
         Some("test") => tests::test(rest),
         Some("tidy") => tidy::tidy(),
+        Some("dist") => dist::dist(),
         _ => Err(USAGE.into()),
     };
     match result {

@@ -13,6 +13,15 @@ pub(crate) fn root() -> PathBuf {
     here.ancestors().nth(2).unwrap_or(here).to_owned()
 }
 
+/// Where cargo puts what it builds: we were built there too.
+pub(crate) fn target() -> Result<PathBuf, Failed> {
+    let me = std::env::current_exe()?;
+    let target = me.ancestors().nth(2);
+    Ok(target
+        .ok_or("xtask isn't in a target directory")?
+        .to_owned())
+}
+
 /// A program, to be run in the workspace's folder.
 pub(crate) fn program(name: impl AsRef<std::ffi::OsStr>) -> Command {
     let mut command = testkit::instance::command(name);

@@ -106,8 +106,7 @@ fn floor(options: &Options, table: &mut Table) -> Result<(), Failed> {
         "floor",
     ];
     crate::run::run(crate::run::cargo().args(build))?;
-    let me = std::env::current_exe()?;
-    let target = me.ancestors().nth(2).ok_or("no target directory")?;
+    let target = crate::run::target()?;
     let rounds = options.rounds.to_string();
     let text = output(program(target.join("release/examples/floor")).arg(&rounds))?;
     table.note(format!("the floor:\n\n```text\n{}\n```", text.trim_end()));

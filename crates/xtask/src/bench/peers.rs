@@ -13,6 +13,7 @@ use testkit::{Api, Instance};
 use super::Options;
 use super::meter::Meter;
 use crate::Failed;
+use crate::dist;
 use crate::run::{output, program};
 
 /// Name of an engine in the report.
@@ -76,10 +77,10 @@ pub(crate) fn start(options: &Options) -> Result<Vec<Engine>, Failed> {
 }
 
 fn ours() -> Result<Engine, Failed> {
-    let target = std::env::current_exe()?;
-    let target = target.ancestors().nth(2).ok_or("no target directory")?;
+    // built already: this only tells where
+    let program = dist::build()?;
     let meter = Meter::new("plimsoll")?;
-    let mut instance = Instance::of(target.join("release/plimsoll")).log_level("warn");
+    let mut instance = Instance::of(program).log_level("warn");
     meter.within(|| instance.start());
     Ok(Engine {
         kind: Kind::Plimsoll,
