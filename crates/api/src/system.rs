@@ -261,6 +261,9 @@ pub struct FsckReport {
     pub clean: bool,
     pub blobs_checked: u64,
     pub layers_checked: u64,
+    pub containers_checked: u64,
+    pub volumes_checked: u64,
+    /// Of the layers.
     pub bytes_checked: u64,
     pub findings: Vec<FsckFinding>,
 }
@@ -273,6 +276,8 @@ pub struct FsckFinding {
     pub object: String,
     pub problem: String,
     pub repaired: bool,
+    /// What to do where it was not repaired.
+    pub advice: String,
 }
 
 /// `GET /plimsoll/doctor` (our extension): the checks that only read.

@@ -446,3 +446,32 @@ mod tests {
         assert_eq!(id("dead").unwrap_err().kind(), ErrorKind::NotFound);
     }
 }
+
+pub(crate) async fn fsck(engine: &Arc<Inner>, repair: bool) -> Result<crate::FsckReport, Error> {
+    let report = long(engine, move |inner| {
+        let found = inner.store.fsck(repair);
+        let found = found.map_err(Error::store("check what is stored"))?;
+        let usage = inner.store.images_usage();
+        let bytes = usage.map_err(Error::store("measure layers"))?.layers;
+        let problems = found.problems.into_iter().map(|p| crate::FsckProblem {
+            kind: p.kind.to_owned(),
+            name: p.name,
+            what: p.what,
+            repaired: p.remedy == store::Remedy::Repaired,
+            advice: match p.remedy {
+                store::Remedy::Repairable => "run again with --repair".to_owned(),
+                store::Remedy::Repaired => String::new(),
+                store::Remedy::Lost(advice) => advice,
+            },
+        });
+        let checked = found.checked.into_iter();
+        Ok(crate::FsckReport {
+            problems: problems.collect(),
+            checked: checked.map(|(kind, n)| (kind.to_owned(), n)).collect(),
+            bytes,
+        })
+    })
+    .await?;
+    engine.refresh_images().await;
+    Ok(report)
+}

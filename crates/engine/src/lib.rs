@@ -560,6 +560,12 @@ impl Engine {
         volumes::prune(&self.inner, filters).await
     }
 
+    /// Verifies all that is stored; with `repair`, heals what can be healed. Reads every byte of
+    /// every image, so it takes as long as that does.
+    pub async fn fsck(&self, repair: bool) -> Result<FsckReport, Error> {
+        images::fsck(&self.inner, repair).await
+    }
+
     pub async fn disk_usage(&self) -> Result<DiskUsage, Error> {
         sizes::all(&self.inner).await
     }

@@ -480,3 +480,23 @@ pub struct Info {
     pub log_drivers: Vec<String>,
     pub debug: bool,
 }
+
+/// What a check of everything that is stored found.
+#[derive(Debug, Clone, Default)]
+pub struct FsckReport {
+    /// Objects looked at, by kind: `blob`, `layer`, `container`, `volume`...
+    pub checked: BTreeMap<String, usize>,
+    /// Bytes of the layers that were verified.
+    pub bytes: u64,
+    pub problems: Vec<FsckProblem>,
+}
+
+#[derive(Debug, Clone)]
+pub struct FsckProblem {
+    pub kind: String,
+    pub name: String,
+    pub what: String,
+    pub repaired: bool,
+    /// What the user can do where it was not repaired.
+    pub advice: String,
+}

@@ -1,6 +1,6 @@
 //! Our own extensions, under `/plimsoll/`.
 
-use api::system::{DoctorFinding, DoctorReport};
+use api::system::{DoctorFinding, DoctorReport, FsckFinding, FsckReport};
 use host::doctor::{self, Depth};
 use hyper::StatusCode;
 
@@ -9,8 +9,31 @@ use super::call::Call;
 use super::failure::Failure;
 
 /// `POST /plimsoll/fsck?repair=1`
-pub(super) async fn fsck(_: Call) -> Answer {
-    Err(Failure::not_built("fsck over the API"))
+pub(super) async fn fsck(call: Call) -> Answer {
+    let (engine, repair) = (call.engine().clone(), call.query.on("repair"));
+    let found = call
+        .change(async move { engine.fsck(repair).await })
+        .await?;
+    let checked = |kind: &str| found.checked.get(kind).map_or(0, |n| *n as u64);
+    ok(&FsckReport {
+        clean: found.problems.iter().all(|p| p.repaired),
+        blobs_checked: checked("blob"),
+        layers_checked: checked("layer"),
+        containers_checked: checked("container"),
+        volumes_checked: checked("volume"),
+        bytes_checked: found.bytes,
+        findings: found
+            .problems
+            .into_iter()
+            .map(|p| FsckFinding {
+                kind: p.kind,
+                object: p.name,
+                problem: p.what,
+                repaired: p.repaired,
+                advice: p.advice,
+            })
+            .collect(),
+    })
 }
 
 /// `GET /plimsoll/doctor`: what only has to be read. `plimsoll doctor` also tries what takes time.

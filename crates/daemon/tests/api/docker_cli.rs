@@ -515,6 +515,7 @@ fn images_in_and_out() {
     assert!(said.contains("several names"), "{said}");
     d.ok("rm box");
     assert!(d.ok("images --filter reference=made --format {{.Tag}}") == "1");
+    d.ok("rmi made:1 flat:1");
     d.nothing_is_left();
 }
 

@@ -4,4 +4,5 @@
 
 mod docker_cli;
 mod process;
+mod streams;
 mod wire;
