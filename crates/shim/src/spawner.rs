@@ -17,7 +17,6 @@ use crate::wire::{MAX_MESSAGE, Message, Writer, kind, tag};
 /// when the other side closes it, or, in a forked shim, when that has done its work.
 #[must_use]
 pub fn main() -> i32 {
-    sys::fault::enter("spawner");
     match prepare().and_then(serve) {
         Ok(code) => code,
         Err(e) => {
@@ -33,9 +32,16 @@ pub fn main() -> i32 {
 fn prepare() -> io::Result<OwnedFd> {
     // nothing of the daemon's may be held on to: a shim lives longer than it
     sys::fork::close_from(3)?;
+    // not before: its log is a descriptor as well
+    sys::fault::enter("spawner");
     let socket = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)?;
     let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
     rustix::stdio::dup2_stdin(&null)?;
+    // what the daemon ignores, containers must not
+    for signal in 1..=64 {
+        // some cannot be changed, and those have no other action
+        drop(sys::signal::default_action(signal));
+    }
     // shims are reaped by the kernel: who cares about one holds its pidfd
     sys::signal::ignore(libc::SIGCHLD)?;
     rustix::process::chdir("/")?;
@@ -53,7 +59,12 @@ fn prepare() -> io::Result<OwnedFd> {
 fn serve(socket: OwnedFd) -> io::Result<i32> {
     let mut buffer = vec![0; MAX_MESSAGE];
     loop {
-        let received = sys::fdpass::recv(socket.as_fd(), &mut buffer, false)?;
+        let received = match sys::fdpass::recv(socket.as_fd(), &mut buffer, false) {
+            Ok(received) => received,
+            // the daemon died with messages of ours unread
+            Err(e) if e.kind() == io::ErrorKind::ConnectionReset => return Ok(0),
+            Err(e) => return Err(e),
+        };
         if received.len == 0 && received.fds.is_empty() {
             return Ok(0);
         }

@@ -40,8 +40,10 @@ pub(crate) mod kind {
     /// Descriptors as the request says: `ROOT` one.
     pub(crate) const OK: u16 = 0x30;
     pub(crate) const ERROR: u16 = 0x31;
-    /// Descriptors: the shim's pidfd, then that of the container's first process if it runs.
+    /// Descriptors: the shim's pidfd, then that of the container's first process if it ever ran,
+    /// then those of exec'd processes that have not been told as exited.
     pub(crate) const STATUS_IS: u16 = 0x32;
+    /// Descriptor: the process's pidfd.
     pub(crate) const EXEC_STARTED: u16 = 0x33;
 
     pub(crate) const EXITED: u16 = 0x40;

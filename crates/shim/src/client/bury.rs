@@ -1,47 +1,74 @@
 //! What is done for a container whose shim died without a word.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use runtime::cgroup::Cgroup;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-use super::connection::{Handle, ended_blocking};
+use super::connection::{Handle, ended_blocking, reap};
 use crate::jsonlog::encode::Time;
 use crate::record::{ExitRecord, read_exit, write_exit};
-use crate::serve::state::{State, remove_run_dir};
+use crate::serve::state::{Locked, State};
 
 /// How long the processes of a cgroup may take to die.
 const REMOVAL: Duration = Duration::from_secs(10);
 
 /// Kills what is left, removes the cgroups and the run directory, and gives the exit record: the
 /// one the shim wrote, or one written now that says that the shim died. Blocks.
-pub(super) fn bury(run_dir: &Path, state: &State, first: Option<&OwnedFd>) -> Option<ExitRecord> {
-    let found = match first {
-        Some(_) => None,
-        None => Handle::find(state.pid, state.pid_start_time).ok().flatten(),
+///
+/// The run directory's lock is held meanwhile, and what is in it is only touched if it is still
+/// this shim's: the same container may have been started again.
+pub(super) fn bury(run_dir: &Path, state: &State, known: &[OwnedFd]) -> Option<ExitRecord> {
+    let locked = Locked::take(run_dir).ok().flatten();
+    let own =
+        |s: &State| s.shim_pid == state.shim_pid && s.shim_start_time == state.shim_start_time;
+    let Some(locked) = locked.filter(|l| l.state().is_some_and(|s| own(&s))) else {
+        return record(state);
     };
-    end(
-        first.or(found.as_ref()).map(AsFd::as_fd),
-        state.cgroup.as_ref(),
-    );
+    let found = Handle::find(state.pid, state.pid_start_time).ok().flatten();
+    end(known.iter().chain(&found), state.cgroup.as_ref());
     let record = record(state);
     // what cannot be removed now is met again by the next adoption
-    drop(remove_run_dir(run_dir));
+    drop(locked.remove());
     record
 }
 
-fn end(first: Option<BorrowedFd<'_>>, cgroup: Option<&Cgroup>) {
-    if let Some(first) = first {
-        drop(sys::signal::send_to(first, libc::SIGKILL));
+/// Kills and reaps. The shim's children are ours now, and a pid namespace does not end before the
+/// last process in it that was our child is reaped.
+fn end<'a>(known: impl Iterator<Item = &'a OwnedFd>, cgroup: Option<&Cgroup>) {
+    let listed = cgroup.and_then(|c| c.pids().ok()).unwrap_or_default();
+    let listed = listed.into_iter().filter_map(Pid::from_raw);
+    let listed: Vec<OwnedFd> = listed
+        .filter_map(|pid| pidfd_open(pid, PidfdFlags::empty()).ok())
+        .collect();
+    if let Some(cgroup) = cgroup {
+        drop(cgroup.kill_all());
+    }
+    let known: Vec<&OwnedFd> = known.collect();
+    for pidfd in &known {
+        drop(sys::signal::send_to(pidfd, libc::SIGKILL));
+    }
+    let until = Instant::now() + REMOVAL;
+    // first the others, then the container's first process, which waits for them
+    for pidfd in listed.iter().chain(known.iter().rev().copied()) {
+        let left = until.saturating_duration_since(Instant::now());
+        reap(pidfd.as_fd());
+        if !ended_blocking(pidfd.as_fd(), left.min(Duration::from_millis(100))) {
+            known.iter().for_each(|fd| reap(fd.as_fd()));
+        }
     }
     if let Some(cgroup) = cgroup {
         // strays are found again at the daemon's next start
         drop(cgroup.remove(REMOVAL));
     }
-    if let Some(first) = first {
-        ended_blocking(first, REMOVAL);
+    for pidfd in &known {
+        ended_blocking(
+            pidfd.as_fd(),
+            until.saturating_duration_since(Instant::now()),
+        );
     }
 }
 
@@ -81,9 +108,12 @@ pub(super) fn clean(
         drop(sys::signal::send_to(shim, libc::SIGKILL));
         ended_blocking(shim.as_fd(), REMOVAL);
     }
-    let first = State::read(run_dir)
-        .ok()
-        .and_then(|s| Handle::find(s.pid, s.pid_start_time).ok()?);
-    end(first.as_ref().map(AsFd::as_fd), cgroup);
-    remove_run_dir(run_dir)
+    let Some(locked) = Locked::take(run_dir)? else {
+        end(std::iter::empty(), cgroup);
+        return Ok(());
+    };
+    let state = locked.state();
+    let first = state.and_then(|s| Handle::find(s.pid, s.pid_start_time).ok()?);
+    end(first.iter(), cgroup);
+    locked.remove()
 }

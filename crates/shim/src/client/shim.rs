@@ -39,6 +39,7 @@ pub(super) struct Known {
     pub(super) run_dir: PathBuf,
     pub(super) shim: OwnedFd,
     pub(super) first: Option<OwnedFd>,
+    pub(super) execs: Vec<(i32, OwnedFd)>,
     pub(super) state: State,
 }
 
@@ -50,6 +51,8 @@ struct Inner {
     run_dir: PathBuf,
     shim: Handle,
     first: Option<OwnedFd>,
+    /// Exec'd processes that run: theirs are reaped by us if the shim dies.
+    execs: Mutex<Vec<(i32, OwnedFd)>>,
     /// Replaced when the shim closed it and lives. Held only to look at or replace the pointer.
     connection: Mutex<Arc<Connection>>,
     next: AtomicU32,
@@ -72,6 +75,7 @@ impl Shim {
             run_dir: known.run_dir,
             shim: Handle::new(known.shim)?,
             first: known.first,
+            execs: Mutex::new(known.execs),
             connection: Mutex::new(Arc::new(connection)),
             next: AtomicU32::new(1),
             waiting: Mutex::default(),
@@ -185,10 +189,13 @@ impl Shim {
         let answer = self.exchange(w, &fds, deadline).await;
         drop(attach);
         match answer {
-            Ok((bytes, _)) => {
+            Ok((bytes, fds)) => {
                 let message = Message::parse(&bytes).map_err(|e| prepare(io::Error::other(e)))?;
                 match (message.kind, message.fields.i32(tag::PID)) {
-                    (kind::EXEC_STARTED, Some(pid)) => Ok(ExecStarted { pid }),
+                    (kind::EXEC_STARTED, Some(pid)) => {
+                        self.inner.remember(pid, fds);
+                        Ok(ExecStarted { pid })
+                    }
                     _ => Err(refused(&self.inner.state.id, plan, message.fields)),
                 }
             }
@@ -386,6 +393,13 @@ impl Inner {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// An exec'd process; those that have ended meanwhile are forgotten.
+    fn remember(&self, pid: i32, fds: Vec<OwnedFd>) {
+        let mut execs = self.execs.lock().unwrap_or_else(PoisonError::into_inner);
+        execs.retain(|(_, fd)| pid_of(fd.as_fd()).is_some_and(|pid| pid > 0));
+        execs.extend(fds.into_iter().map(|fd| (pid, fd)));
+    }
+
     fn exited(&self, record: ExitRecord) {
         if self.life.borrow().exited.is_some() {
             return;
@@ -451,14 +465,20 @@ async fn listen(inner: Arc<Inner>) {
             drop(inner.connection().send(ask.as_bytes(), &[]).await);
         }
     }
-    let (of, unsaid) = (inner.clone(), inner.life.borrow().exited.is_none());
-    let after = tokio::task::spawn_blocking(move || {
-        // in order, everything is removed already and this only looks
-        let record = bury::bury(&of.run_dir, &of.state, of.first.as_ref());
-        record.filter(|_| unsaid)
-    });
-    if let Ok(Some(record)) = after.await {
-        inner.exited(record);
+    // in order, everything is removed already
+    if inner.life.borrow().exited.is_none() {
+        let of = inner.clone();
+        let after = tokio::task::spawn_blocking(move || {
+            let execs = of.execs.lock().unwrap_or_else(PoisonError::into_inner);
+            let execs = execs.iter().filter_map(|(_, fd)| fd.try_clone().ok());
+            // the first process first: it is waited for last
+            let first = of.first.iter().filter_map(|fd| fd.try_clone().ok());
+            let known: Vec<OwnedFd> = first.chain(execs).collect();
+            bury::bury(&of.run_dir, &of.state, &known)
+        });
+        if let Ok(Some(record)) = after.await {
+            inner.exited(record);
+        }
     }
     inner.life.send_modify(|l| l.gone = true);
 }
@@ -503,7 +523,7 @@ async fn nobody(run_dir: &Path, until: Instant, waited: Duration) -> AdoptError 
         };
     }
     let (dir, id) = (run_dir.to_owned(), state.id.clone());
-    drop(tokio::task::spawn_blocking(move || bury::bury(&dir, &state, None)).await);
+    drop(tokio::task::spawn_blocking(move || bury::bury(&dir, &state, &[])).await);
     AdoptError::Dead { id }
 }
 
@@ -546,6 +566,7 @@ fn identify(
         run_dir: run_dir.to_owned(),
         shim,
         first,
+        execs: fds.map(|fd| (0, fd)).collect(),
         state: State {
             pid: status.pid,
             pid_start_time: status.pid_start_time,

@@ -26,6 +26,8 @@ pub struct SpawnerConfig {
     pub program: Option<PathBuf>,
     /// Its arguments, `["spawner"]` by default.
     pub args: Vec<String>,
+    /// Added to its environment, which is otherwise this process's.
+    pub environment: Vec<(String, String)>,
 }
 
 impl Default for SpawnerConfig {
@@ -33,6 +35,7 @@ impl Default for SpawnerConfig {
         Self {
             program: None,
             args: vec!["spawner".to_owned()],
+            environment: Vec::new(),
         }
     }
 }
@@ -75,6 +78,7 @@ impl Process {
         )]
         let child = std::process::Command::new(format!("/proc/self/fd/{}", image.as_raw_fd()))
             .args(&config.args)
+            .envs(config.environment.iter().map(|(k, v)| (k, v)))
             .stdin(Stdio::from(theirs))
             .stdout(Stdio::null())
             .spawn()
@@ -145,6 +149,7 @@ fn image(program: &Path) -> io::Result<OwnedFd> {
 struct Flight {
     shim: Option<OwnedFd>,
     shim_pid: i32,
+    shim_start_time: u64,
 }
 
 enum Outcome {
@@ -364,6 +369,7 @@ async fn attempt(
             kind::FORKED => {
                 flight.shim = fds.next();
                 flight.shim_pid = fields.i32(tag::SHIM_PID).unwrap_or(0);
+                flight.shim_start_time = fields.u64(tag::START_TIME).unwrap_or(0);
             }
             kind::STARTED => {
                 let Some((launched, known)) = started(launch, plan, fields, fds.next(), flight)
@@ -401,10 +407,11 @@ fn started(
         run_dir: launch.run_dir.clone(),
         shim: flight.shim.as_ref()?.try_clone().ok()?,
         first: Some(first?),
+        execs: Vec::new(),
         state: State {
             id: launch.id.clone(),
             shim_pid: launched.shim_pid,
-            shim_start_time: 0,
+            shim_start_time: flight.shim_start_time,
             pid: launched.pid,
             pid_start_time: launched.pid_start_time,
             started_at: fields.str(tag::STARTED_AT).unwrap_or("").to_owned(),
@@ -501,7 +508,7 @@ async fn previous(launch: &Launch, until: Instant) -> io::Result<()> {
     }
     let buried = tokio::task::spawn_blocking(move || match state {
         Some(state) => {
-            bury::bury(&run_dir, &state, None);
+            bury::bury(&run_dir, &state, &[]);
             Ok(())
         }
         None => bury::clean(&run_dir, None, None),

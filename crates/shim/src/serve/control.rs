@@ -147,6 +147,11 @@ impl Server {
         if let Some(pidfd) = self.first().and_then(|p| p.pidfd.as_ref()) {
             fds.push(pidfd.try_clone()?);
         }
+        // as many as a message takes; who was not told of one cannot reap it, no more
+        let running = self.processes.iter().filter(|(at, _)| *at != FIRST);
+        for pidfd in running.filter_map(|(_, p)| p.pidfd.as_ref()).take(32) {
+            fds.push(pidfd.try_clone()?);
+        }
         Ok((w, fds))
     }
 

@@ -161,7 +161,7 @@ impl Server {
 
     pub(super) fn leave(self) -> i32 {
         // a directory that is left is found by the next adoption
-        let _ = remove_run_dir(&self.launch.run_dir);
+        drop(remove_run_dir(&self.launch.run_dir, self.state.shim_pid));
         0
     }
 }

@@ -23,7 +23,7 @@ mod streams;
 
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use runtime::cgroup::{Cgroup, OomWatch};
 use rustix::event::epoll::EventFlags;
@@ -103,6 +103,9 @@ struct Server {
     cgroup: Option<Cgroup>,
     oom: Option<OomWatch>,
     oom_killed: bool,
+    /// How often, and when next, the count of kills is looked at again.
+    oom_looks: u32,
+    oom_look_at: Instant,
     connections: Slots<OwnedFd>,
     processes: Slots<Process>,
     clients: Slots<Client>,
@@ -125,6 +128,7 @@ impl Server {
                 self.dispatch(token, flags);
             }
             self.expire();
+            self.look_for_oom_again();
             self.conclude_execs();
             self.conclude();
             if self.failed {
@@ -156,7 +160,8 @@ impl Server {
         let clients = self.clients.iter().filter_map(|(_, c)| c.deadline());
         let draining = self.processes.iter().filter_map(|(_, p)| p.drained_by);
         let retry = self.ending.iter().filter_map(|e| e.try_again);
-        clients.chain(draining).chain(retry).min()
+        let oom = (self.oom_looks > 0).then_some(self.oom_look_at);
+        clients.chain(draining).chain(retry).chain(oom).min()
     }
 
     /// Acts on the deadlines that have passed.
@@ -216,11 +221,24 @@ impl Server {
         }
     }
 
+    /// On cgroup v1 the news comes before the kill: looked at again for a second.
     fn notice_oom(&mut self) {
         let kills = self.oom.as_ref().and_then(|w| w.read().ok()).unwrap_or(0);
-        if kills > 0 && !self.oom_killed {
+        if kills == 0 {
+            self.oom_looks = 50;
+        } else if !self.oom_killed {
             self.oom_killed = true;
             self.tell(&Writer::message(kind::OOM, 0));
+        }
+    }
+
+    fn look_for_oom_again(&mut self) {
+        if self.oom_looks > 0 && self.oom_look_at <= Instant::now() {
+            let looks = self.oom_looks - 1;
+            self.oom_looks = 0;
+            self.notice_oom();
+            self.oom_looks = if self.oom_killed { 0 } else { looks };
+            self.oom_look_at = Instant::now() + Duration::from_millis(20);
         }
     }
 

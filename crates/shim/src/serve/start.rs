@@ -34,7 +34,8 @@ pub(super) fn boot(request: Request) -> Result<Server, ()> {
     let run_dir = request.launch.run_dir.clone();
     prepare(request).map_err(|e| {
         // the launcher cleans up what we could not
-        let _ = remove_run_dir(&run_dir);
+        let own = rustix::process::getpid().as_raw_pid();
+        drop(remove_run_dir(&run_dir, own));
         if let Ok(control) = control {
             let _ = sys::fdpass::send(control.as_fd(), e.to_message().as_bytes(), &[]);
         }
@@ -72,7 +73,10 @@ impl Refusal {
 fn prepare(request: Request) -> Result<Server, Refusal> {
     let signals = become_shim().map_err(Refusal::own("set up the shim's process"))?;
     let shim_pid = rustix::process::getpid();
-    announce(&request.control, shim_pid).map_err(Refusal::own("announce the shim"))?;
+    let shim_start_time =
+        start_time(shim_pid.as_raw_pid()).map_err(Refusal::own("read the shim's start time"))?;
+    announce(&request.control, shim_pid, shim_start_time)
+        .map_err(Refusal::own("announce the shim"))?;
     let launch = request.launch;
     let listener = listen(&launch).map_err(Refusal::own("listen in the run directory"))?;
     let plan = read_plan(&request.plan).map_err(Refusal::own("read the plan"))?;
@@ -81,8 +85,7 @@ fn prepare(request: Request) -> Result<Server, Refusal> {
     let state = State {
         id: launch.id.clone(),
         shim_pid: shim_pid.as_raw_pid(),
-        shim_start_time: start_time(shim_pid.as_raw_pid())
-            .map_err(Refusal::own("read the shim's start time"))?,
+        shim_start_time,
         pid: 0,
         pid_start_time: 0,
         started_at: String::new(),
@@ -105,6 +108,8 @@ fn prepare(request: Request) -> Result<Server, Refusal> {
         signals,
         oom: None,
         oom_killed: false,
+        oom_looks: 0,
+        oom_look_at: std::time::Instant::now(),
         connections: Slots::new(),
         processes: Slots::new(),
         clients: Slots::new(),
@@ -143,11 +148,12 @@ fn become_shim() -> io::Result<OwnedFd> {
     ])
 }
 
-fn announce(control: &OwnedFd, pid: rustix::process::Pid) -> io::Result<()> {
+fn announce(control: &OwnedFd, pid: rustix::process::Pid, started: u64) -> io::Result<()> {
     sys::fault::point("shim.announce")?;
     let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())?;
     let mut w = Writer::message(kind::FORKED, 0);
     w.i32(tag::SHIM_PID, pid.as_raw_pid());
+    w.u64(tag::START_TIME, started);
     sys::fdpass::send(control.as_fd(), w.as_bytes(), &[pidfd.as_fd()])?;
     Ok(())
 }
@@ -383,8 +389,13 @@ impl Server {
         let _ = self.state.write(&self.launch.run_dir);
         self.oom = self.cgroup.as_ref().and_then(|c| c.oom_watch().ok()?);
         if let Some(oom) = &self.oom {
-            // edge-triggered: memory.events is always readable, and only news count
-            let flags = EventFlags::IN | EventFlags::PRI | EventFlags::ET;
+            // memory.events is always "readable": there its news are EPOLLPRI
+            let flags = if oom.priority {
+                EventFlags::PRI
+            } else {
+                EventFlags::IN
+            };
+            let flags = flags | EventFlags::ET;
             let _ = self.poller.add(&oom.fd, Token::Oom, flags);
         }
         let mut w = Writer::message(kind::STARTED, 0);
@@ -407,7 +418,9 @@ impl Server {
         if let Some(asker) = process.asker.take() {
             let mut w = Writer::message(kind::EXEC_STARTED, asker.request);
             w.i32(tag::PID, process.pid);
-            self.send(asker.connection, &w, &[]);
+            let pidfd = process.pidfd.as_ref().and_then(|fd| fd.try_clone().ok());
+            let fds: Vec<_> = pidfd.iter().map(AsFd::as_fd).collect();
+            self.send(asker.connection, &w, &fds);
         }
     }
 
@@ -419,7 +432,7 @@ impl Server {
             if let Some(cgroup) = &self.cgroup {
                 let _ = cgroup.remove(CGROUP_REMOVAL);
             }
-            let _ = remove_run_dir(&self.launch.run_dir);
+            drop(remove_run_dir(&self.launch.run_dir, self.state.shim_pid));
             self.send(LAUNCHER, &refusal.to_message(), &[]);
             return;
         }

@@ -1,8 +1,10 @@
 //! `state.json` of the run directory: for who finds the shim dead.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{FlockOperation, Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
 use runtime::cgroup::Cgroup;
@@ -47,13 +49,60 @@ impl State {
     }
 }
 
-/// Takes away all a shim puts into its run directory, and the directory. What is gone is fine.
-pub(crate) fn remove_run_dir(run_dir: &Path) -> io::Result<()> {
-    for name in [SOCKET, ".state.json.tmp", STATE_FILE] {
-        gone_is_fine(std::fs::remove_file(run_dir.join(name)))?;
+/// A run directory that nobody else cleans up meanwhile; the kernel takes the lock from a dead
+/// holder.
+#[derive(Debug)]
+pub(crate) struct Locked<'a> {
+    run_dir: &'a Path,
+    _held: OwnedFd,
+}
+
+impl<'a> Locked<'a> {
+    /// Waits for the lock. `None`: the directory is gone.
+    pub(crate) fn take(run_dir: &'a Path) -> io::Result<Option<Self>> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        loop {
+            let held = match rustix::fs::open(run_dir, flags, Mode::empty()) {
+                Err(rustix::io::Errno::NOENT) => return Ok(None),
+                other => other?,
+            };
+            rustix::fs::flock(&held, FlockOperation::LockExclusive)?;
+            // another may have removed it, and a new launch made it anew, while we waited
+            let ours = rustix::fs::fstat(&held)?;
+            match rustix::fs::stat(run_dir) {
+                Ok(now) if (now.st_dev, now.st_ino) == (ours.st_dev, ours.st_ino) => {
+                    return Ok(Some(Self {
+                        run_dir,
+                        _held: held,
+                    }));
+                }
+                Ok(_) | Err(rustix::io::Errno::NOENT) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
     }
-    sys::fault::point("shim.run_dir.remove")?;
-    gone_is_fine(std::fs::remove_dir(run_dir))
+
+    /// Whose it is.
+    pub(crate) fn state(&self) -> Option<State> {
+        State::read(self.run_dir).ok()
+    }
+
+    /// Takes away all a shim puts into it, and the directory. What is gone is fine.
+    pub(crate) fn remove(self) -> io::Result<()> {
+        for name in [SOCKET, ".state.json.tmp", STATE_FILE] {
+            gone_is_fine(std::fs::remove_file(self.run_dir.join(name)))?;
+        }
+        sys::fault::point("shim.run_dir.remove")?;
+        gone_is_fine(std::fs::remove_dir(self.run_dir))
+    }
+}
+
+/// Removes the run directory of this shim, or one that has no owner yet.
+pub(crate) fn remove_run_dir(run_dir: &Path, shim_pid: i32) -> io::Result<()> {
+    match Locked::take(run_dir)? {
+        Some(locked) if locked.state().is_none_or(|s| s.shim_pid == shim_pid) => locked.remove(),
+        _ => Ok(()),
+    }
 }
 
 fn gone_is_fine(result: io::Result<()>) -> io::Result<()> {

@@ -1,0 +1,12 @@
+//! Containers under real shims of a real spawner.
+//!
+//! Needs root and busybox (static) at /bin/busybox; fails without.
+
+mod harness;
+mod launch;
+mod leftovers;
+mod logs;
+mod memory;
+mod processes;
+mod streams;
+mod survival;
