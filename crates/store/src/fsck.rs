@@ -47,6 +47,8 @@ pub struct Problem {
 pub struct FsckReport {
     /// Objects looked at, by kind.
     pub checked: BTreeMap<&'static str, usize>,
+    /// Bytes of blobs and unpacked layers read.
+    pub bytes: u64,
     pub problems: Vec<Problem>,
 }
 
@@ -200,6 +202,8 @@ impl Store {
         let blobs = self.meta().read(crate::images::referenced_blobs)?;
         for digest in blobs {
             report.count("blob");
+            let stat = rustix::fs::stat(self.blob_path(&digest));
+            report.bytes += stat.map_or(0, |s| s.st_size.cast_unsigned());
             self.check_blob(&digest, report);
         }
         Ok(())
@@ -246,6 +250,7 @@ impl Store {
                     continue;
                 }
                 report.count("layer");
+                report.bytes += layer.size;
                 let Some(what) = self.layer_damage(&layer.chain)? else {
                     continue;
                 };
