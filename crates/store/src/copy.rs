@@ -61,6 +61,7 @@ impl Copier {
         let stat = tree::stat(from, b".")?;
         let record = record(&stat, Node::Directory, xattrs);
         unpack::dress(to, &record)?;
+        unpack::set_default_acl(to, &record)?;
         unpack::set_times(to, stat.mtime)?;
         Ok(())
     }

@@ -471,6 +471,7 @@ fn adopt_implied(fs: &Path, unpacked: &mut Unpacked, lowers: &[PathBuf]) -> io::
         };
         let dir = tree::open_root(&tree::on_disk(fs, &path))?;
         unpack::dress(dir.as_fd(), &record)?;
+        unpack::set_default_acl(dir.as_fd(), &record)?;
         unpack::set_times(dir.as_fd(), record.mtime)?;
         unpacked.records[index] = record;
     }

@@ -34,6 +34,7 @@ use crate::tar::{Entry, Kind, Reader, TarError, Time, printable};
 use crate::tree;
 
 pub(crate) const OPAQUE: &str = "trusted.overlay.opaque";
+const DEFAULT_ACL: &[u8] = b"system.posix_acl_default";
 pub(crate) const WHITEOUT_PREFIX: &[u8] = b".wh.";
 pub(crate) const OPAQUE_MARK: &[u8] = b".wh..wh..opq";
 const RESERVED_PREFIX: &[u8] = b".wh..wh.";
@@ -797,6 +798,11 @@ impl Extractor<'_> {
             } else {
                 r.path.as_slice()
             };
+            if r.xattrs.iter().any(|(n, _)| n == DEFAULT_ACL) {
+                tree::open_dir(root.as_fd(), path)
+                    .and_then(|dir| Ok(set_default_acl(dir.as_fd(), r)?))
+                    .map_err(|e| io_error(&r.path, "set its attributes", e))?;
+            }
             rustix::fs::utimensat(&root, path, &stamps(r.mtime), AtFlags::SYMLINK_NOFOLLOW)
                 .map_err(|e| io_error(&r.path, "set its time", e))?;
         }
@@ -936,7 +942,19 @@ pub(crate) fn dress(fd: BorrowedFd<'_>, record: &Record) -> Result<(), Errno> {
     )?;
     rustix::fs::fchmod(fd, Mode::from_raw_mode(record.mode))?;
     for (name, value) in &record.xattrs {
+        if name == DEFAULT_ACL {
+            continue; // would be inherited by what is made inside: `set_default_acl` at the end
+        }
         let set = rustix::fs::fsetxattr(fd, name.as_slice(), value, XattrFlags::empty());
+        tolerate(name, set)?;
+    }
+    Ok(())
+}
+
+/// The default ACL of a directory, once everything in it was made.
+pub(crate) fn set_default_acl(dir: BorrowedFd<'_>, record: &Record) -> Result<(), Errno> {
+    for (name, value) in record.xattrs.iter().filter(|(n, _)| n == DEFAULT_ACL) {
+        let set = rustix::fs::fsetxattr(dir, name.as_slice(), value, XattrFlags::empty());
         tolerate(name, set)?;
     }
     Ok(())

@@ -12,7 +12,7 @@ use super::{ArchivePathError, UntarOptions, ends_in_dir, io_error, open_in_root,
 use crate::layers::read_up_to;
 use crate::manifest::{Node, Record};
 use crate::pipe::{Unpacker, sniff};
-use crate::tar::{Entry, Kind, Reader, Time};
+use crate::tar::{Entry, Kind, Reader};
 use crate::unpack::{self, UnpackError, clean};
 use crate::{copy, tree};
 
@@ -64,8 +64,8 @@ struct Placer<'a> {
     options: &'a UntarOptions,
     /// The directory used last, and its path in the archive.
     parent: Option<(Vec<u8>, OwnedFd)>,
-    /// Their times are set at the end.
-    directories: Vec<(Vec<u8>, Time)>,
+    /// Their times and default ACLs are set at the end.
+    directories: Vec<(Vec<u8>, Record)>,
     count: usize,
 }
 
@@ -112,7 +112,7 @@ impl Placer<'_> {
                     .map_err(|e| failed(entry, "open directory", e))?;
                 unpack::dress(fd.as_fd(), &record)
                     .map_err(|e| failed(entry, "set its attributes", e))?;
-                self.directories.push((path, entry.mtime));
+                self.directories.push((path, record));
                 Ok(())
             }
             Kind::File => self.file(entry, &parent, name, &record, reader),
@@ -264,13 +264,14 @@ impl Placer<'_> {
 
     fn finish(mut self, target: &OwnedFd, path: &str) -> Result<(), ArchivePathError> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        for (dir, mtime) in std::mem::take(&mut self.directories) {
+        for (dir, record) in std::mem::take(&mut self.directories) {
             let whole = [self.base.as_slice(), &dir].concat();
             // what is no longer there needs no time
             if let Ok(fd) = open_in_root(self.root, &whole, flags)
                 && let Ok(fd) = reopen(fd, OFlags::RDONLY | OFlags::DIRECTORY)
             {
-                unpack::set_times(fd.as_fd(), mtime)
+                unpack::set_default_acl(fd.as_fd(), &record)
+                    .and_then(|()| unpack::set_times(fd.as_fd(), record.mtime))
                     .map_err(|e| io_error("set the time of", path, e))?;
                 if self.count <= SYNC_EACH {
                     sync_dir(&fd, path)?;
