@@ -46,7 +46,7 @@ impl Store {
         let lowers = self.rootfs_layers(&parent.id)?;
         let layer = self
             .stage_layer(staged.follow(), facts, Some(&lowers), progress)
-            .map_err(LoadError::from)?;
+            .map_err(|e| LoadError::from(e).classified())?;
         let below = parent.layers.last().map(|l| l.chain.as_str());
         let mut layers = parent.layers.clone();
         layers.push(LayerInfo {
@@ -86,7 +86,9 @@ impl Store {
             return Err(DiffError::Vfs.into());
         }
         let upper = self.container_fs(&request.container).upper;
-        let writer = self.stage_blob().map_err(LoadError::from)?;
+        let writer = self
+            .stage_blob()
+            .map_err(|e| LoadError::from(e).classified())?;
         let staged = Arc::clone(&writer.staged);
         let sink = Hashing {
             inner: Packed::new(writer, request.compression).map_err(DiffError::Write)?,

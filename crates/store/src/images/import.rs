@@ -36,7 +36,9 @@ impl Store {
         }
         let name = full_name(request.reference.as_deref())?;
         let config = new_config(run, &request.platform)?;
-        let (blob, staged, packing, layer) = self.take_layer(tar, progress)?;
+        let (blob, staged, packing, layer) = self
+            .take_layer(tar, progress)
+            .map_err(LoadError::classified)?;
         let now = crate::now();
         let image = NewParts {
             config: ImageConfig {

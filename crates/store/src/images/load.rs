@@ -61,7 +61,7 @@ impl Store {
         for layer in layers.into_values().flatten() {
             self.drop_layer(&layer);
         }
-        self.publish(batch?, progress)
+        self.publish(batch.map_err(LoadError::classified)?, progress)
     }
 
     /// What the members mean, checked, with the layers the images need.

@@ -239,12 +239,49 @@ pub enum LoadError {
     Platform { wanted: String, found: String },
     #[error(transparent)]
     Layer(#[from] LayerError),
-    #[error("not enough space: {what}")]
-    NoSpace { what: String },
+    #[error(
+        "not enough space on the disk: remove images, containers or volumes, or empty the trash"
+    )]
+    NoSpace {
+        #[source]
+        source: Box<LoadError>,
+    },
     #[error(transparent)]
     Disk(#[from] DiskError),
     #[error(transparent)]
     Meta(#[from] MetaError),
+}
+
+impl LayerError {
+    /// Whether deleting something could help.
+    #[must_use]
+    pub fn is_out_of_space(&self) -> bool {
+        match self {
+            Self::Unpack { source, .. } => source.is_out_of_space(),
+            Self::Disk(e) => e.is_out_of_space(),
+            Self::Meta(e) => e.is_out_of_space(),
+            _ => false,
+        }
+    }
+}
+
+impl LoadError {
+    /// What is caused by a full disk says so first.
+    fn classified(self) -> Self {
+        let full = match &self {
+            Self::Layer(e) => e.is_out_of_space(),
+            Self::Disk(e) => e.is_out_of_space(),
+            Self::Meta(e) => e.is_out_of_space(),
+            _ => false,
+        };
+        if full {
+            Self::NoSpace {
+                source: Box::new(self),
+            }
+        } else {
+            self
+        }
+    }
 }
 
 /// Why a root file system was not imported. Nothing of it is left behind.

@@ -50,7 +50,7 @@ impl Store {
         if done.is_err() {
             self.sweep(&chains, &digests)?;
         }
-        done
+        done.map_err(LoadError::classified)
     }
 
     fn publish_leased(

@@ -423,3 +423,54 @@ fn a_store_is_locked() {
     let again = Store::open(lab.store.root(), &store::OpenOptions::default());
     assert!(again.is_err());
 }
+
+struct SmallDisk(std::path::PathBuf);
+
+impl SmallDisk {
+    fn mount(at: std::path::PathBuf, options: &std::ffi::CStr) -> Self {
+        std::fs::create_dir(&at).expect("writable");
+        let flags = rustix::mount::MountFlags::empty();
+        rustix::mount::mount("tmpfs", &at, "tmpfs", flags, options).expect("root can mount");
+        Self(at)
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let flags = rustix::mount::UnmountFlags::DETACH;
+        rustix::mount::unmount(&self.0, flags).expect("nobody else uses it");
+    }
+}
+
+/// FAILURES: "Disk full".
+#[test]
+fn a_full_disk_is_said_and_left_as_it_was() {
+    need_root();
+    let dir = tempfile::tempdir().expect("a directory");
+    let disk = SmallDisk::mount(dir.path().join("disk"), c"size=96m");
+    let store = open(&disk.0.join("root"));
+    let noise: Vec<u8> = (0_u32..40 << 18)
+        .flat_map(|i| i.wrapping_mul(2_654_435_761).to_le_bytes())
+        .collect();
+    let big = tar(&[file("a", &noise), file("b", &noise)]);
+    let error = store
+        .load(
+            &mut &docker_archive("big:1", &[big.clone()])[..],
+            &NoProgress,
+        )
+        .expect_err("twice 80 MiB do not fit");
+    assert!(
+        matches!(error, store::images::LoadError::NoSpace { .. }),
+        "{}",
+        chain(&error)
+    );
+    let import = store.import(&mut &big[..], &ImportRequest::default(), &NoProgress);
+    assert!(chain(&import.expect_err("neither")).contains("not enough space"));
+    assert_eq!(leftovers(&store), Vec::<String>::new());
+    store.maintain();
+    let small = docker_archive("small:1", &[tar(&[file("a", &noise[..1 << 20])])]);
+    store
+        .load(&mut &small[..], &NoProgress)
+        .unwrap_or_else(|e| panic!("what fits still comes in: {}", chain(&e)));
+    drop(store);
+}
