@@ -497,6 +497,7 @@ pub fn plan(input: &PlanInput<'_>) -> Result<Plan, PlanError> {
         .as_ref()
         .ok_or(PlanError::Missing("process"))?;
     let linux = spec.linux().clone().unwrap_or_default();
+    refuse(spec, process)?;
     let namespaces = Namespaces::of(spec);
     if !namespaces.is_new(LinuxNamespaceType::Mount) {
         return Err(invalid(
@@ -546,6 +547,51 @@ pub fn plan(input: &PlanInput<'_>) -> Result<Plan, PlanError> {
         },
     )?;
     Ok(prelude.finish(b, &program))
+}
+
+/// What isn't built is refused by name: a container must not run without what it was promised.
+fn refuse(spec: &Spec, process: &Process) -> Result<(), PlanError> {
+    let linux = spec.linux().as_ref();
+    let asked = [
+        ("hooks", spec.hooks().as_ref().is_some_and(any_hook)),
+        ("process.scheduler", process.scheduler().is_some()),
+        (
+            "process.execCPUAffinity",
+            process.exec_cpu_affinity().is_some(),
+        ),
+        (
+            "linux.intelRdt",
+            linux.is_some_and(|l| l.intel_rdt().is_some()),
+        ),
+        (
+            "linux.memoryPolicy",
+            linux.is_some_and(|l| l.memory_policy().is_some()),
+        ),
+        (
+            "linux.netDevices",
+            linux.is_some_and(|l| l.net_devices().as_ref().is_some_and(|d| !d.is_empty())),
+        ),
+        (
+            "linux.mountLabel",
+            linux.is_some_and(|l| l.mount_label().as_ref().is_some_and(|m| !m.is_empty())),
+        ),
+    ];
+    match asked.iter().find(|(_, yes)| *yes) {
+        Some((what, _)) => Err(invalid(*what, "it is not supported yet")),
+        None => Ok(()),
+    }
+}
+
+fn any_hook(hooks: &oci_spec::runtime::Hooks) -> bool {
+    let all = [
+        hooks.create_runtime(),
+        hooks.create_container(),
+        hooks.start_container(),
+        hooks.poststart(),
+        hooks.poststop(),
+    ];
+    all.iter()
+        .any(|h| h.as_ref().is_some_and(|h| !h.is_empty()))
 }
 
 fn join(b: &mut Builder, prelude: &mut Prelude, all: &Namespaces<'_>) -> Result<(), PlanError> {

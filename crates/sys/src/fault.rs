@@ -124,7 +124,8 @@ mod active {
                     rustix::process::getpid(),
                     rustix::process::Signal::KILL,
                 )?;
-                Ok(())
+                // the first process of a pid namespace is immune to its own SIGKILL
+                crate::process::exit(137)
             }
             (true, Action::Errno(n)) => Err(io::Error::from_raw_os_error(*n)),
         }

@@ -244,20 +244,6 @@ fn cpu_time(c: &mut Collector<'_>, cpu: &LinuxCpu) {
     }
 }
 
-/// Docker's own specs carry an empty blockIO: that is no limit.
-pub(super) fn limits_io(io: &LinuxBlockIo) -> bool {
-    let any = |v: &Option<Vec<oci_spec::runtime::LinuxThrottleDevice>>| {
-        v.as_ref().is_some_and(|v| !v.is_empty())
-    };
-    io.weight().is_some_and(|w| w != 0)
-        || io.leaf_weight().is_some_and(|w| w != 0)
-        || io.weight_device().as_ref().is_some_and(|v| !v.is_empty())
-        || any(io.throttle_read_bps_device())
-        || any(io.throttle_write_bps_device())
-        || any(io.throttle_read_iops_device())
-        || any(io.throttle_write_iops_device())
-}
-
 fn block_io(c: &mut Collector<'_>, io: &LinuxBlockIo) {
     let v2 = c.is_v2("io");
     let controller = if v2 { "io" } else { "blkio" };

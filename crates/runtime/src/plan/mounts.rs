@@ -273,7 +273,7 @@ pub(super) fn plan(
         .any(|m| m.target == Path::new("/dev") && m.options.bind);
     let devices = linux.devices().as_deref().unwrap_or_default();
     for m in &mounts {
-        mount(b, input, m)?;
+        mount(b, input, m, namespaces.is_new(LinuxNamespaceType::Cgroup))?;
         if own_dev && m.target == Path::new("/dev") && m.kind == "tmpfs" {
             dev(b, devices, namespaces)?;
         }
@@ -407,7 +407,12 @@ fn name(input: &PlanInput<'_>, m: &Wanted) -> Label {
     }
 }
 
-fn mount(b: &mut Builder, input: &PlanInput<'_>, m: &Wanted) -> Result<(), PlanError> {
+fn mount(
+    b: &mut Builder,
+    input: &PlanInput<'_>,
+    m: &Wanted,
+    own_cgroups: bool,
+) -> Result<(), PlanError> {
     let target = c_path(&m.target)?;
     let label = name(input, m);
     if m.options.bind {
@@ -433,7 +438,7 @@ fn mount(b: &mut Builder, input: &PlanInput<'_>, m: &Wanted) -> Result<(), PlanE
         return Ok(());
     }
     match m.kind.as_str() {
-        "cgroup" | "cgroup2" => cgroups(b, input, m, &target),
+        "cgroup" | "cgroup2" => cgroups(b, input, m, &target, own_cgroups),
         "" | "none" => Err(invalid(label.what, "it has no type and is no bind")),
         kind => {
             let keep = match (kind, m.target.to_str()) {
@@ -487,13 +492,15 @@ fn new_mount(
     Ok(())
 }
 
-/// v2: its file system. v1 and hybrid: a tmpfs with the hierarchies this container is in, each
-/// showing (in a cgroup namespace) the container's own cgroup as root.
+/// v2: its file system. v1 and hybrid: a tmpfs with the hierarchies this container is in. Each
+/// shows the container's own cgroup as root: by the cgroup namespace, or, in the host's, because
+/// only that directory is bound.
 fn cgroups(
     b: &mut Builder,
     input: &PlanInput<'_>,
     m: &Wanted,
     target: &CStr,
+    own_namespace: bool,
 ) -> Result<(), PlanError> {
     let dirs = input.cgroup.map(|c| c.dirs.as_slice()).unwrap_or_default();
     let v1: Vec<_> = dirs.iter().filter(|d| !d.v2).collect();
@@ -534,8 +541,37 @@ fn cgroups(
         }));
         let at = c_path(&m.target.join(d.controllers.join(",")))?;
         let step = b.label(name(input, m));
+        if !own_namespace {
+            bind_cgroup(b, step, &d.path, m, &at)?;
+            continue;
+        }
         new_mount(b, step, c"cgroup", &settings, m, &at, KEEP_NOTHING)?;
     }
+    Ok(())
+}
+
+fn bind_cgroup(
+    b: &mut Builder,
+    step: u32,
+    dir: &Path,
+    m: &Wanted,
+    target: &CStr,
+) -> Result<(), PlanError> {
+    let source = c_path(dir)?;
+    let op = Op::MountBind {
+        source: &source,
+        recursive: false,
+        slot: NO_SLOT,
+        attrs: Options {
+            propagation: libc::MS_PRIVATE,
+            ..m.options.clone()
+        }
+        .attrs(),
+        target,
+        target_kind: KIND_SOURCE,
+        rule: TARGET_ANY,
+    };
+    b.add(step, op);
     Ok(())
 }
 

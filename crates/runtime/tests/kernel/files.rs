@@ -191,3 +191,17 @@ fn cgroup_file_system_shows_the_container_as_root() {
     assert!(out.stdout.contains("pids:/\n"), "{out:?}");
     assert!(out.stdout.ends_with("ro\n"), "{out:?}");
 }
+
+#[test]
+fn cgroup_directories_are_bound_in_the_hosts_cgroup_namespace() {
+    let mut c = Container::sh(
+        "ls /sys/fs/cgroup; cat /sys/fs/cgroup/pids/cgroup.procs; grep -c pids:/ /proc/self/cgroup; echo 5 > /sys/fs/cgroup/pids/pids.max || echo ro",
+    );
+    c.spec["linux"]["namespaces"]
+        .as_array_mut()
+        .unwrap()
+        .retain(|n| n["type"] != "cgroup");
+    let out = c.in_cgroup().run();
+    assert!(out.stdout.contains("memory\npids\n1\n"), "{out:?}");
+    assert!(out.stdout.ends_with("1\nro\n"), "{out:?}");
+}

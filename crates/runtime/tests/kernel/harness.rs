@@ -289,8 +289,10 @@ impl Container {
             target: None,
             passed: &passed,
         };
-        let spawned = runtime::spawn(&encoded, &fds)
-            .map_err(|e| format!("{} ({})", plan.explain(e), plan.exit_code(e)))?;
+        let spawned = runtime::spawn(&encoded, &fds).map_err(|e| {
+            Cgroup::remove_instance(&facts().cgroup, &instance());
+            format!("{} ({})", plan.explain(e), plan.exit_code(e))
+        })?;
         Ok(Running {
             spawned,
             pipes,
@@ -399,6 +401,7 @@ impl Running {
         if let Some(c) = self.cgroup.take() {
             c.remove(DEADLINE).unwrap();
             assert!(c.paths().all(|p| !p.exists()), "a cgroup is left");
+            Cgroup::remove_instance(&facts().cgroup, &instance());
         }
         Output {
             stdout,
@@ -442,6 +445,7 @@ impl Drop for Running {
         );
         if let Some(c) = self.cgroup.take() {
             c.remove(DEADLINE).unwrap();
+            Cgroup::remove_instance(&facts().cgroup, &instance());
         }
     }
 }

@@ -5,13 +5,16 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod cgroups;
+mod crash;
 mod escape;
 mod exec;
 mod failures;
 mod files;
 mod harness;
+mod plans;
 mod privileges;
 mod seccomp;
+
 mod start;
 mod terminal;
 
