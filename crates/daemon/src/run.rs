@@ -35,6 +35,8 @@ const BLOCKING_THREADS: usize = 64;
 const PROBE_DEADLINE: Duration = Duration::from_secs(10);
 /// Seconds between the stop signal and SIGKILL, as dockerd.
 const STOP_TIMEOUT: i64 = 10;
+/// Without a request for so long, the engine is idle.
+const QUIET: Duration = Duration::from_secs(10);
 /// How long the end waits for calls in flight.
 const DRAIN: Duration = Duration::from_secs(5);
 
@@ -173,7 +175,7 @@ async fn main_loop(
     }
     notify::tell("READY=1");
     tracing::info!("ready after {:?}", started.elapsed());
-    sys::malloc::trim();
+    tokio::spawn(stay_small(Arc::clone(&api)));
     until_told(&mut term, &mut int, &mut hup, &args, &config, &level, &api).await;
     notify::tell("STOPPING=1");
     for task in serving {
@@ -192,6 +194,19 @@ async fn main_loop(
     }
     tracing::info!("ended; containers go on");
     Ok(())
+}
+
+/// Gives memory back once after each burst of requests: idle is what the engine mostly is.
+async fn stay_small(api: Arc<Api>) {
+    let (mut seen, mut trimmed) = (0, None);
+    loop {
+        if trimmed != Some(seen) && api.served() == seen {
+            sys::malloc::trim();
+            trimmed = Some(seen);
+        }
+        seen = api.served();
+        tokio::time::sleep(QUIET).await;
+    }
 }
 
 /// The socket the watchdog asks.

@@ -59,6 +59,7 @@ pub struct Api {
     changes: AtomicUsize,
     idle: Notify,
     listeners: AtomicUsize,
+    served: AtomicUsize,
 }
 
 impl Api {
@@ -71,11 +72,17 @@ impl Api {
             changes: AtomicUsize::new(0),
             idle: Notify::new(),
             listeners: AtomicUsize::new(0),
+            served: AtomicUsize::new(0),
         }
     }
 
     pub(crate) fn set_debug(&self, on: bool) {
         self.debug.store(on, Ordering::Relaxed);
+    }
+
+    /// Requests answered so far.
+    pub(crate) fn served(&self) -> usize {
+        self.served.load(Ordering::Relaxed)
     }
 
     /// Returns when no change is in flight.

@@ -218,6 +218,8 @@ static ROUTES: LazyLock<Vec<Route>> = LazyLock::new(|| {
 /// Answers one request. Never fails: what goes wrong is an answer too.
 pub(super) async fn route(api: Arc<Api>, request: Request<Incoming>) -> Response<Body> {
     let began = Instant::now();
+    api.served
+        .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     let log = tracing::enabled!(tracing::Level::DEBUG)
         .then(|| format!("{} {}", request.method(), request.uri()));
     let (name, mut response) = match find(api, request) {

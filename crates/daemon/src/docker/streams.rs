@@ -164,7 +164,8 @@ pub(super) async fn events(call: Call) -> Answer {
     let (out, body) = mpsc::channel(64);
     tokio::spawn(async move {
         let _counted = counted;
-        if since.is_some() {
+        // as dockerd: either of the two asks for what was
+        if since.is_some() || until.is_some() {
             for event in past.iter().filter(|e| matches(e, &filters)) {
                 if out.send(Ok(json_line(&wire(event)))).await.is_err() {
                     return;

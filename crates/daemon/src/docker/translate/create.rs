@@ -130,7 +130,7 @@ fn host(h: HostConfig, defaults: &ContainerDefaults) -> Result<HostSpec, Failure
         device_cgroup_rules: r.device_cgroup_rules.clone().unwrap_or_default(),
         ulimits: ulimits(&r, defaults),
         cgroup_parent: r.cgroup_parent.clone(),
-        resources: resources(r),
+        resources: new_resources(r),
         sysctls: h.sysctls.unwrap_or_default(),
         group_add: h.group_add.unwrap_or_default(),
         oom_score_adj: h.oom_score_adj,
@@ -283,6 +283,15 @@ fn ulimits(r: &api::container::Resources, defaults: &ContainerDefaults) -> Vec<m
         .cloned()
         .collect::<Vec<_>>();
     own.into_iter().chain(missing).collect()
+}
+
+fn new_resources(r: api::container::Resources) -> model::Resources {
+    let all = resources(r);
+    model::Resources {
+        // "without limit" of a new container is no limit; only an update has to say so
+        pids_limit: all.pids_limit.filter(|n| *n > 0),
+        ..all
+    }
 }
 
 pub(crate) fn resources(r: api::container::Resources) -> model::Resources {

@@ -127,10 +127,20 @@ fn set(keys: &[String]) -> Option<api::Set> {
     (!keys.is_empty()).then(|| keys.iter().map(|k| (k.clone(), api::Empty {})).collect())
 }
 
+/// What the container is called inside: its short id where nobody said.
+fn hostname(view: &ContainerView) -> String {
+    let spec = &view.record.spec;
+    let own = spec.host.network != NetworkMode::Host && spec.host.uts_mode != NamespaceMode::Host;
+    if spec.hostname.is_empty() && own {
+        return view.id().chars().take(12).collect();
+    }
+    spec.hostname.clone()
+}
+
 fn config(view: &ContainerView) -> Config {
     let spec: &ContainerSpec = &view.record.spec;
     Config {
-        hostname: spec.hostname.clone(),
+        hostname: hostname(view),
         domainname: spec.domainname.clone(),
         user: spec.user.clone(),
         attach_stdin: spec.attach_stdin,
