@@ -232,7 +232,13 @@ impl Child<'_> {
                 }
             }
             Op::OpenLabel { file } => {
-                let fd = openat(CWD, file, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
+                let open =
+                    |file| openat(CWD, file, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty());
+                // kernels before 5.8 have the one file for whichever module is first
+                let fd = match open(file) {
+                    Err(Errno::NOENT) => open(c"/proc/thread-self/attr/exec")?,
+                    other => other?,
+                };
                 // a label written into a file that isn't the kernel's would start the container
                 // unconfined (CVE-2019-16884)
                 genuine(fd.as_fd(), PROC_SUPER_MAGIC)?;
@@ -294,7 +300,7 @@ impl Child<'_> {
                     propagation,
                     ..Attr::default()
                 };
-                setattr(self.root()?, false, &attr)?;
+                set_attached(self.root()?, &attr)?;
             }
             Op::PivotRoot {} => self.pivot_root()?,
             Op::MountNew { .. } => self.mount_new(op)?,
@@ -379,21 +385,25 @@ impl Child<'_> {
         // or a peer of the host's stays one.
         mount_change(c"/", MountPropagationFlags::DOWNSTREAM)?;
         let root = self.root()?;
-        if propagation != 0 {
-            let attr = Attr {
-                propagation,
-                ..Attr::default()
-            };
-            setattr(root, true, &attr).at(Detail::Attributes)?;
+        let attr = Attr {
+            propagation,
+            ..Attr::default()
+        };
+        let early = if propagation == 0 {
+            Ok(())
+        } else {
+            setattr(root, true, &attr)
+        };
+        let late = is_missing(&early);
+        if !late {
+            early.at(Detail::Attributes)?;
         }
-        move_mount(
-            root,
-            c"",
-            CWD,
-            c"/",
-            MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
-        )
-        .at(Detail::Attach)
+        let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+        move_mount(root, c"", CWD, c"/", flags).at(Detail::Attach)?;
+        if late {
+            classic(root, &attr, true).at(Detail::Attributes)?;
+        }
+        Ok(())
     }
 
     fn pivot_root(&self) -> Step {
@@ -493,7 +503,11 @@ impl Child<'_> {
             let slot = self.slots.get_mut(slot as usize).ok_or(Errno::MFILE)?;
             slot.take().ok_or(Errno::BADF)?
         };
-        set_attrs(tree.as_fd(), &attrs).at(Detail::Attributes)?;
+        let early = set_attrs(tree.as_fd(), &attrs);
+        let late = is_missing(&early);
+        if !late {
+            early.at(Detail::Attributes)?;
+        }
         let file = match target_kind {
             KIND_DIR => false,
             KIND_SOURCE => !is_dir(tree.as_fd()).at(Detail::Source)?,
@@ -501,7 +515,12 @@ impl Child<'_> {
         };
         let at = self.target(target, file, rule)?;
         check_target(at.as_fd(), rule)?;
-        attach(tree.as_fd(), at.as_fd())
+        attach(tree.as_fd(), at.as_fd())?;
+        if late {
+            classic(tree.as_fd(), &top_attr(&attrs), attrs.tree_propagation != 0)
+                .at(Detail::Attributes)?;
+        }
+        Ok(())
     }
 
     /// A device: made, or bound from the host where it can't be made (user namespaces).
@@ -631,8 +650,16 @@ impl Child<'_> {
             set: sys::mount::RDONLY,
             ..Attr::default()
         };
-        setattr(clone.as_fd(), true, &attr).at(Detail::Attributes)?;
-        attach(clone.as_fd(), at.as_fd())
+        let early = setattr(clone.as_fd(), true, &attr);
+        let late = is_missing(&early);
+        if !late {
+            early.at(Detail::Attributes)?;
+        }
+        attach(clone.as_fd(), at.as_fd())?;
+        if late {
+            classic(clone.as_fd(), &attr, false).at(Detail::Attributes)?;
+        }
+        Ok(())
     }
 
     /// Through the procfs mounted by this plan, or one of its own that nobody else sees: a
@@ -930,6 +957,69 @@ fn set_attrs(mount: BorrowedFd<'_>, attrs: &Attrs<'_>) -> io::Result<()> {
     };
     if top != Attr::default() {
         setattr(mount, false, &top)?;
+    }
+    Ok(())
+}
+
+/// The top mount's attributes, with the tree's propagation: all that mount(2) can do.
+fn top_attr(attrs: &Attrs<'_>) -> Attr {
+    Attr {
+        set: attrs.set,
+        clear: attrs.clear,
+        propagation: attrs.propagation | attrs.tree_propagation,
+        userns_fd: 0,
+    }
+}
+
+/// The kernel (before 5.12) has no mount_setattr. What the plan asks for then is done by mount(2)
+/// once the mount is attached; recursive read-only was refused by the plan.
+fn is_missing(result: &io::Result<()>) -> bool {
+    matches!(result, Err(e) if e.raw_os_error() == Some(libc::ENOSYS))
+}
+
+fn set_attached(mount: BorrowedFd<'_>, attr: &Attr) -> Step {
+    let result = setattr(mount, false, attr);
+    if is_missing(&result) {
+        return classic(mount, attr, false);
+    }
+    Ok(result?)
+}
+
+/// mount(2) on an attached mount, named through the host's /proc, which is still in reach.
+fn classic(mount: BorrowedFd<'_>, attr: &Attr, recursive: bool) -> Step {
+    use rustix::mount::{MountFlags, mount_remount};
+    let mut buf = *b"/proc/self/fd/\0\0\0\0\0\0\0\0\0\0\0";
+    let (mut n, mut digits) = (mount.as_raw_fd(), 0);
+    while n > 0 || digits == 0 {
+        buf.copy_within(14..14 + digits, 15);
+        buf[14] = b'0' + u8::try_from(n % 10).unwrap_or(0);
+        (n, digits) = (n / 10, digits + 1);
+    }
+    let path = c_str(&buf)?;
+    if attr.propagation != 0 {
+        let kind = u32::try_from(attr.propagation).map_err(|_| Errno::INVAL)?;
+        let mut flags = MountPropagationFlags::from_bits_retain(kind);
+        flags.set(MountPropagationFlags::REC, recursive);
+        mount_change(path, flags)?;
+    }
+    if attr.set | attr.clear != 0 {
+        // a remount sets all flags anew: those the source had are read and kept. Of the four that
+        // protect, the bits are the same in statfs, mount and mount_setattr.
+        const PROTECTING: u64 = 0xf;
+        let now = rustix::fs::fstatfs(mount)?.f_flags;
+        let now = u64::try_from(now).unwrap_or(0) & PROTECTING;
+        let bits = (now & !attr.clear) | (attr.set & PROTECTING);
+        let mut flags = MountFlags::from_bits_retain(u32::try_from(bits).unwrap_or(0));
+        flags.set(MountFlags::NOATIME, attr.set & sys::mount::NOATIME != 0);
+        flags.set(
+            MountFlags::NODIRATIME,
+            attr.set & sys::mount::NODIRATIME != 0,
+        );
+        flags.set(
+            MountFlags::STRICTATIME,
+            attr.set & sys::mount::STRICTATIME != 0,
+        );
+        mount_remount(path, MountFlags::BIND | flags, c"")?;
     }
     Ok(())
 }

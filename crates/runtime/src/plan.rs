@@ -423,12 +423,18 @@ impl Prelude {
     }
 
     /// v1: operations by which the child enters; v2: where it is born.
-    fn enter(&mut self, b: &mut Builder, cgroup: &Cgroup) -> Result<(), PlanError> {
+    fn enter(
+        &mut self,
+        b: &mut Builder,
+        cgroup: &Cgroup,
+        facts: &host::Facts,
+    ) -> Result<(), PlanError> {
         for d in &cgroup.dirs {
-            if d.v2 {
+            if d.v2 && facts.cgroup.clone_into_cgroup {
                 self.born_in = Some(c_path(&d.path)?);
             } else {
-                let tasks = c_path(&d.path.join("tasks"))?;
+                let file = if d.v2 { "cgroup.procs" } else { "tasks" };
+                let tasks = c_path(&d.path.join(file))?;
                 b.push(
                     format!("enter cgroup {}", d.path.display()),
                     Op::EnterCgroup { tasks: &tasks },
@@ -498,6 +504,7 @@ pub fn plan(input: &PlanInput<'_>) -> Result<Plan, PlanError> {
         .ok_or(PlanError::Missing("process"))?;
     let linux = spec.linux().clone().unwrap_or_default();
     refuse(spec, process)?;
+    needs(input.facts)?;
     let namespaces = Namespaces::of(spec);
     if !namespaces.is_new(LinuxNamespaceType::Mount) {
         return Err(invalid(
@@ -527,7 +534,7 @@ pub fn plan(input: &PlanInput<'_>) -> Result<Plan, PlanError> {
     process::before(&mut b, process, input.facts, &input.asked)?;
     join(&mut b, &mut prelude, &namespaces)?;
     if let Some(cgroup) = input.cgroup {
-        prelude.enter(&mut b, cgroup)?;
+        prelude.enter(&mut b, cgroup, input.facts)?;
     }
     own_namespaces(&mut b, spec, &namespaces)?;
     mounts::plan(&mut b, input, process, &namespaces)?;
@@ -547,6 +554,24 @@ pub fn plan(input: &PlanInput<'_>) -> Result<Plan, PlanError> {
         },
     )?;
     Ok(prelude.finish(b, &program))
+}
+
+/// What every start is made of. Older kernels than these calls (5.6) are not served.
+fn needs(facts: &host::Facts) -> Result<(), PlanError> {
+    let calls = [
+        ("fsopen", facts.mount.fsopen),
+        ("move_mount", facts.mount.move_mount),
+        ("open_tree", facts.mount.open_tree),
+        ("openat2", facts.syscalls.openat2),
+        ("pidfd_open", facts.syscalls.pidfd_open),
+    ];
+    match calls.iter().find(|(_, there)| !there) {
+        Some((call, _)) => Err(PlanError::Host {
+            what: "starting containers".to_owned(),
+            why: format!("its kernel, or a filter around this engine, has no {call}"),
+        }),
+        None => Ok(()),
+    }
 }
 
 /// What isn't built is refused by name: a container must not run without what it was promised.
@@ -676,7 +701,7 @@ pub fn plan_exec(input: &ExecInput<'_>) -> Result<Plan, PlanError> {
     };
     process::before(&mut b, input.process, input.facts, &input.asked)?;
     if let Some(cgroup) = input.cgroup {
-        prelude.enter(&mut b, cgroup)?;
+        prelude.enter(&mut b, cgroup, input.facts)?;
     }
     let kinds = namespaces.all() & !pid;
     b.push("enter the container", Op::JoinTarget { kinds });

@@ -160,10 +160,14 @@ pub fn bind(dir: &Path, read_only: bool) -> Result<OwnedFd, OverlayError> {
         propagation: libc::MS_PRIVATE,
         ..Default::default()
     };
-    sys::mount::setattr(tree.as_fd(), false, &attr).map_err(|source| OverlayError::Step {
-        step: "mount_setattr",
-        path: Some(dir.to_owned()),
-        source,
-    })?;
+    match sys::mount::setattr(tree.as_fd(), false, &attr) {
+        // before Linux 5.12: the child makes it private when it is attached
+        Err(e) if e.raw_os_error() == Some(libc::ENOSYS) && !read_only => {}
+        other => other.map_err(|source| OverlayError::Step {
+            step: "mount_setattr",
+            path: Some(dir.to_owned()),
+            source,
+        })?,
+    }
     Ok(tree)
 }

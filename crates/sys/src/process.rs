@@ -141,29 +141,51 @@ pub fn new_session_keyring() -> io::Result<()> {
 /// Marks every descriptor from `first` on close-on-exec.
 ///
 /// # Errors
-/// As close_range(2).
+/// As close_range(2); where it is missing (before Linux 5.11) or refused, as prlimit(2).
 pub fn cloexec_from(first: u32) -> io::Result<()> {
     // SAFETY: changes a flag of descriptors only; none is closed now.
-    check(unsafe {
+    let done = check(unsafe {
         libc::syscall(
             libc::SYS_close_range,
             first,
             u32::MAX,
             libc::CLOSE_RANGE_CLOEXEC,
         )
-    })
-    .map(drop)
+    });
+    match done.as_ref().map_err(io::Error::raw_os_error) {
+        Err(Some(libc::ENOSYS | libc::EINVAL | libc::EPERM)) => each_below_limit(first, |fd| {
+            // SAFETY: changes a flag of a descriptor, or finds that there is none.
+            unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
+        }),
+        _ => done.map(drop),
+    }
+}
+
+/// Descriptors lie below the soft limit, unless it was lowered after they were opened.
+fn each_below_limit(first: u32, act: impl Fn(i32)) -> io::Result<()> {
+    const MOST: u64 = 1 << 20;
+    let (soft, _) = rlimit(libc::RLIMIT_NOFILE)?;
+    let end = i32::try_from(soft.min(MOST)).unwrap_or(i32::MAX);
+    (first.cast_signed()..end).for_each(act);
+    Ok(())
 }
 
 /// Closes every descriptor from `first` on, for a process that will use none of them again: an
 /// `OwnedFd` that is still around must never be dropped, so the caller must not return.
 ///
 /// # Errors
-/// As close_range(2).
+/// As [`cloexec_from`].
 pub fn close_from(first: u32) -> io::Result<()> {
     // SAFETY: the callers (a reaper after fork, which ends by _exit) own no descriptor type that
     // is used or dropped afterwards.
-    check(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) }).map(drop)
+    let done = check(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) });
+    match done.as_ref().map_err(io::Error::raw_os_error) {
+        Err(Some(libc::ENOSYS | libc::EPERM)) => each_below_limit(first, |fd| {
+            // SAFETY: as above.
+            unsafe { libc::close(fd) };
+        }),
+        _ => done.map(drop),
+    }
 }
 
 /// Closes the copy that a clone's child got of a descriptor its parent goes on using. For the child

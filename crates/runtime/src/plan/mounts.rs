@@ -421,6 +421,12 @@ fn mount(
             let why = "its kernel has no mount_setattr".to_owned();
             return Err(PlanError::Host { what, why });
         }
+        if let Some((option, _)) = m.options.settings.first() {
+            return Err(invalid(
+                label.what,
+                format!("a bind takes no option {option}"),
+            ));
+        }
         let source = source_of(m)?;
         let step = b.label(label);
         b.add(

@@ -58,8 +58,12 @@ pub(super) fn before(
             },
         );
     }
-    if label(process, facts).is_some() {
-        let file = c"/proc/thread-self/attr/exec";
+    if let Some(label) = label(process, facts) {
+        let file = if label.starts_with("exec ") {
+            c"/proc/thread-self/attr/apparmor/exec"
+        } else {
+            c"/proc/thread-self/attr/exec"
+        };
         b.push("open the security label", Op::OpenLabel { file });
     }
     Ok(())

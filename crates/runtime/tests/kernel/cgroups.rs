@@ -16,7 +16,7 @@ fn limits_are_set() {
     let mut c = Container::sh("cat");
     c.spec["linux"]["resources"] = json!({
         "devices": [{"allow": false, "access": "rwm"}],
-        "memory": {"limit": 67_108_864, "swap": 134_217_728, "reservation": 33_554_432, "swappiness": 10},
+        "memory": {"kernel": 1_000_000, "limit": 67_108_864, "swap": 134_217_728, "reservation": 33_554_432, "swappiness": 10},
         "cpu": {"shares": 512, "quota": 50_000, "period": 100_000, "cpus": "0"},
         "pids": {"limit": 20}
     });
@@ -28,6 +28,14 @@ fn limits_are_set() {
         let found = found.unwrap_or_else(|| panic!("no {name}"));
         fs::read_to_string(found).unwrap().trim().to_owned()
     };
+    // FAILURES: "Kernel memory accounting leak on 3.10": it is never limited
+    let kernel: u64 = value("memory.kmem.limit_in_bytes")
+        .parse()
+        .unwrap_or(u64::MAX);
+    assert!(
+        kernel > 1_000_000_000,
+        "kernel memory is limited to {kernel}"
+    );
     assert_eq!(value("memory.limit_in_bytes"), "67108864");
     assert_eq!(value("memory.memsw.limit_in_bytes"), "134217728");
     assert_eq!(value("memory.soft_limit_in_bytes"), "33554432");

@@ -11,6 +11,7 @@ mod exec;
 mod failures;
 mod files;
 mod harness;
+mod old_kernels;
 mod plans;
 mod privileges;
 mod seccomp;
