@@ -27,8 +27,8 @@ use sys::mount::{Attr, setattr};
 use sys::process::CStrArray;
 
 use crate::ops::{
-    Attrs, KEEP_DEV, KEEP_PROC, KIND_DIR, KIND_SOURCE, NO_SLOT, Op, SLOTS, TARGET_NO_LINKS,
-    TARGET_PROC_OK,
+    Attrs, KEEP_DEV, KEEP_PROC, KIND_DIR, KIND_SOURCE, NO_SLOT, Op, SLOTS, TARGET_ANY,
+    TARGET_NO_LINKS, TARGET_PROC_OK,
 };
 use crate::plan::EncodedPlan;
 use crate::wire::{List, Setting};
@@ -216,6 +216,7 @@ impl Child<'_> {
             | Op::MakeDir { .. }
             | Op::Mask { .. }
             | Op::ReadonlyPath { .. }
+            | Op::MakeReadonly { .. }
             | Op::Sysctl { .. } => self.run_files(op),
             _ => self.run_process(op),
         }
@@ -313,6 +314,14 @@ impl Child<'_> {
             Op::MakeDir { path } => drop(self.target(path, false, 0)?),
             Op::Mask { path } => self.mask(path)?,
             Op::ReadonlyPath { path } => self.readonly_path(path)?,
+            Op::MakeReadonly { target } => {
+                let at = lookup(self.root()?, target, TARGET_ANY).at(Detail::Target)?;
+                let attr = Attr {
+                    set: sys::mount::RDONLY,
+                    ..Attr::default()
+                };
+                set_attached(at.as_fd(), &attr).at(Detail::Attributes)?;
+            }
             Op::Sysctl { file, value } => self.sysctl(file, value)?,
             _ => return Err(Errno::NOSYS.into()),
         }

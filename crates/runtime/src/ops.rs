@@ -161,6 +161,8 @@ operations! {
         44 DieWithParent {},
         45 ForkInit {},
         46 RootIsSlash {},
+        /// Of a mount whose inside had to be made first.
+        47 MakeReadonly { target: &'a CStr },
     }
 }
 

@@ -553,6 +553,10 @@ fn cgroups(
         }
         new_mount(b, step, c"cgroup", &settings, m, &at, KEEP_NOTHING)?;
     }
+    if m.options.set & RDONLY != 0 {
+        let step = b.label(name(input, m));
+        b.add(step, Op::MakeReadonly { target });
+    }
     Ok(())
 }
 
