@@ -244,7 +244,9 @@ impl Store {
         for (_, staged) in blobs {
             staged.sync()?;
         }
-        let mut dirs = std::collections::BTreeSet::new();
+        // the shelves' own directory too: one that is there may have been made by a process that
+        // was killed before it could sync it
+        let mut dirs = std::collections::BTreeSet::from([self.blobs_dir()]);
         {
             let _content = self.content_lock();
             for (digest, staged) in blobs {
@@ -256,7 +258,6 @@ impl Store {
                     .to_owned();
                 if !dir.exists() {
                     disk::ensure_dir(&dir, 0o700)?;
-                    dirs.insert(self.blobs_dir());
                 }
                 disk::rename(&staged.path, &path)?;
                 lock(&staged.state).kept = true;

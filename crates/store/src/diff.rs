@@ -14,7 +14,7 @@ use crate::manifest::Node;
 use crate::meta::MetaError;
 use crate::tar::{Entry, Kind, Segment, SparseMap, Writer};
 use crate::tree::{self, Stat};
-use crate::{Store, layers, unpack};
+use crate::{Store, disk, layers, unpack, vfs};
 
 /// Smaller files are packed with their zeros; so are those whose holes are less than a half.
 const SPARSE_FROM: u64 = 1 << 20;
@@ -60,8 +60,6 @@ pub enum DiffError {
     },
     #[error("{}: it was renamed by an overlay with redirect_dir on: its content can't be told apart from the image's", path.display())]
     Redirect { path: PathBuf },
-    #[error("the changes of a container can't be told with the storage driver vfs: use export")]
-    Vfs,
     #[error("write the layer")]
     Write(#[source] std::io::Error),
     #[error(transparent)]
@@ -90,18 +88,22 @@ impl Store {
     pub fn changes(&self, container: &str, exclude: &[String]) -> Result<Vec<Change>, DiffError> {
         let (upper, lowers) = self.upper_and_lowers(container)?;
         let walk = ChangeWalk {
-            root: &upper,
+            root: upper.path(),
             lowers: &lowers,
             exclude: &excluded(exclude),
         };
         let mut list = Vec::new();
-        let dir = tree::open_root(&upper).on("open", &upper)?;
+        let dir = tree::open_root(upper.path()).on("open", upper.path())?;
         walk.directory(dir.as_fd(), b"", false, &mut list)?;
         list.sort_by(|a, b| a.path.cmp(&b.path));
         Ok(list)
     }
 
-    fn upper_and_lowers(&self, container: &str) -> Result<(PathBuf, Vec<PathBuf>), DiffError> {
+    /// What a container has written, in the overlay's form, and the layers it stands on.
+    pub(crate) fn upper_and_lowers(
+        &self,
+        container: &str,
+    ) -> Result<(Upper<'_>, Vec<PathBuf>), DiffError> {
         let id = container.to_owned();
         let image: Option<String> = self.meta().read(|db| -> Result<_, MetaError> {
             Ok(db
@@ -111,10 +113,39 @@ impl Store {
         })?;
         let image = image.ok_or_else(|| DiffError::NotFound(container.to_owned()))?;
         let lowers = self.rootfs_layers(&image)?;
-        if self.driver() == crate::Driver::Vfs {
-            return Err(DiffError::Vfs);
+        let fs = self.container_fs(container);
+        if self.driver() == crate::Driver::Overlay {
+            return Ok((Upper::Own(fs.upper), lowers));
         }
-        Ok((self.container_fs(container).upper, lowers))
+        let staged = self.staging("upper");
+        disk::create_dir(&staged, 0o700)?;
+        let upper = Upper::Compared(self, staged);
+        let rootfs = fs.dir.join("rootfs");
+        vfs::upper_of(&rootfs, &lowers, upper.path()).on("compare with its image", &rootfs)?;
+        Ok((upper, lowers))
+    }
+}
+
+/// A directory in the form of an overlay's upper.
+pub(crate) enum Upper<'a> {
+    Own(PathBuf),
+    /// In staging, for as long as this lives.
+    Compared(&'a Store, PathBuf),
+}
+
+impl Upper<'_> {
+    pub(crate) fn path(&self) -> &Path {
+        match self {
+            Self::Own(path) | Self::Compared(_, path) => path,
+        }
+    }
+}
+
+impl Drop for Upper<'_> {
+    fn drop(&mut self) {
+        if let Self::Compared(store, path) = self {
+            store.trash_leftover(path);
+        }
     }
 }
 
@@ -199,13 +230,7 @@ impl ChangeWalk<'_> {
         list: &mut Vec<Change>,
     ) -> Result<(), DiffError> {
         let own = tree::names(dir).map_err(|e| self.error(path, e))?;
-        let mut below = BTreeSet::new();
-        for layer in self.lowers {
-            let here = tree::on_disk(layer, path);
-            if let Ok(fd) = tree::open_root(&here) {
-                below.extend(tree::names(fd.as_fd()).map_err(|e| self.error(path, e))?);
-            }
-        }
+        let below = vfs::names_below(self.lowers, path).map_err(|e| self.error(path, e))?;
         for name in below {
             let child = tree::join(path, &name);
             if own.binary_search(&name).is_err() && self.below(&child)?.is_some() {

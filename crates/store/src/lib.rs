@@ -50,6 +50,7 @@ mod trash;
 mod tree;
 pub mod unpack;
 mod usage;
+mod vfs;
 mod volumes;
 mod worker;
 

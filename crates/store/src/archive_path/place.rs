@@ -16,7 +16,7 @@ use crate::tar::{Entry, Kind, Reader};
 use crate::unpack::{self, UnpackError, clean};
 use crate::{copy, tree};
 
-/// Up to so many entries each file is synced; beyond, the file system as a whole.
+/// Up to so many entries right in the target each file is synced; else the file system as a whole.
 const SYNC_EACH: usize = 16;
 
 pub(super) fn place(
@@ -49,6 +49,7 @@ pub(super) fn place(
         parent: None,
         directories: Vec::new(),
         count: 0,
+        nested: false,
     };
     debug_assert!(ends_in_dir("/"));
     while let Some(entry) = reader.next_entry()? {
@@ -67,6 +68,8 @@ struct Placer<'a> {
     /// Their times and default ACLs are set at the end.
     directories: Vec<(Vec<u8>, Record)>,
     count: usize,
+    /// Something was made below a directory of the target: syncing the target alone is not enough.
+    nested: bool,
 }
 
 fn failed(entry: &Entry, action: &'static str, e: impl Into<io::Error>) -> ArchivePathError {
@@ -97,6 +100,7 @@ impl Placer<'_> {
             return Ok(()); // the target keeps its own attributes
         }
         let (dir, name) = unpack::split(&path);
+        self.nested |= !dir.is_empty();
         let parent = self.parent(entry, dir)?;
         point("store.untar").map_err(|e| failed(entry, "unpack", e))?;
         let keep = self.make_room(entry, parent.as_fd(), name)?;
@@ -280,7 +284,7 @@ impl Placer<'_> {
         }
         let target = reopen(target, OFlags::RDONLY | OFlags::DIRECTORY)
             .map_err(|e| io_error("open", path, e))?;
-        if self.count <= SYNC_EACH {
+        if self.count <= SYNC_EACH && !self.nested {
             return sync_dir(&target, path);
         }
         point("store.untar.syncfs").map_err(|e| io_error("sync", path, e))?;

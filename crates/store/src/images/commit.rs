@@ -82,10 +82,7 @@ impl Store {
         request: &CommitRequest,
         progress: &dyn Progress,
     ) -> Result<(String, Arc<Staged>, String), CommitError> {
-        if self.driver() == crate::Driver::Vfs {
-            return Err(DiffError::Vfs.into());
-        }
-        let upper = self.container_fs(&request.container).upper;
+        let (upper, _) = self.upper_and_lowers(&request.container)?;
         let writer = self
             .stage_blob()
             .map_err(|e| LoadError::from(e).classified())?;
@@ -97,7 +94,7 @@ impl Store {
             told: 0,
             progress,
         };
-        let sink = pack_upper(&upper, &excluded(&request.exclude), sink)?;
+        let sink = pack_upper(upper.path(), &excluded(&request.exclude), sink)?;
         let diff = format!("sha256:{}", hex::encode(sink.hash.finalize()));
         let writer = sink.inner.finish().map_err(DiffError::Write)?;
         let blob = writer.finish().map_err(LoadError::from)?;

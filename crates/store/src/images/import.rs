@@ -139,7 +139,9 @@ impl Store {
                 };
                 self.stage_layer(follow, facts, None, progress)
             });
-            let taken = take_blob(tar, &mut writer, &mut buffer, n, progress)
+            // it ends before the stream only if it refuses what it got
+            let gone = || unpacker.is_finished();
+            let taken = take_blob(tar, &mut writer, (&mut buffer, n), &gone, progress)
                 .and_then(|()| Ok(writer.finish()?))
                 .and_then(|digest| {
                     staged.sync()?;
@@ -175,13 +177,13 @@ pub(super) struct NewParts {
 fn take_blob(
     tar: &mut dyn Read,
     writer: &mut BlobWriter,
-    buffer: &mut [u8],
-    first: usize,
+    (buffer, first): (&mut [u8], usize),
+    gone: &dyn Fn() -> bool,
     progress: &dyn Progress,
 ) -> Result<(), LoadError> {
     let mut n = first;
     let (mut done, mut told) = (0_u64, 0_u64);
-    while n > 0 {
+    while n > 0 && !gone() {
         writer.write(&buffer[..n])?;
         done += n as u64;
         if done - told >= 1 << 20 {

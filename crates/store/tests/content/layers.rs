@@ -338,3 +338,79 @@ fn the_vfs_driver_gets_a_flat_copy() {
     );
     assert!(tree.values().all(|s| s.xattrs.is_empty()));
 }
+
+#[test]
+fn the_vfs_driver_tells_and_commits_changes_too() {
+    need_root();
+    let dir = tempfile::tempdir().expect("a directory");
+    let options = OpenOptions {
+        manual: true,
+        driver: Some(store::Driver::Vfs),
+        ..OpenOptions::default()
+    };
+    let (store, _) = Store::open(&dir.path().join("root"), &options).expect("a store");
+    let lab = Lab { dir, store };
+    lab.load(&docker_archive("v:1", &[base()])).expect("valid");
+    let upper = container(&lab, "v:1");
+    let rootfs = upper
+        .parent()
+        .expect("the container's directory")
+        .join("rootfs");
+    if !rootfs.exists() {
+        std::fs::create_dir(&rootfs).expect("writable");
+    }
+    lab.store
+        .copy_rootfs("v:1", &rootfs)
+        .unwrap_or_else(|e| panic!("{}", chain(&e)));
+    assert_eq!(lab.store.changes("c0", &[]).expect("readable"), []);
+    std::fs::remove_file(rootfs.join("etc/a")).expect("there");
+    std::fs::write(rootfs.join("etc/b"), b"changed").expect("writable");
+    std::fs::remove_dir_all(rootfs.join("usr/lib")).expect("there");
+    std::fs::write(rootfs.join("usr/lib"), b"a file now").expect("writable");
+    std::fs::create_dir(rootfs.join("fresh")).expect("writable");
+    std::fs::write(rootfs.join("fresh/x"), b"x").expect("writable");
+    let told: Vec<String> = lab
+        .store
+        .changes("c0", &[])
+        .unwrap_or_else(|e| panic!("{}", chain(&e)))
+        .iter()
+        .map(|c| format!("{} {}", c.kind.letter(), String::from_utf8_lossy(&c.path)))
+        .collect();
+    assert_eq!(
+        told,
+        [
+            "C /etc",
+            "D /etc/a",
+            "C /etc/b",
+            "A /fresh",
+            "A /fresh/x",
+            "C /usr",
+            "C /usr/lib"
+        ]
+    );
+    let request = CommitRequest {
+        parent: "v:1".into(),
+        container: "c0".into(),
+        reference: Some("v:2".into()),
+        ..CommitRequest::default()
+    };
+    lab.store
+        .commit(&request, &NoProgress)
+        .unwrap_or_else(|e| panic!("{}", chain(&e)));
+    let copy = lab.dir.path().join("copy");
+    std::fs::create_dir(&copy).expect("writable");
+    lab.store
+        .copy_rootfs("v:2", &copy)
+        .unwrap_or_else(|e| panic!("{}", chain(&e)));
+    let (mut found, mut wanted) = (snapshot(&copy), snapshot(&rootfs));
+    // the root's own attributes are not part of a layer
+    found.remove(&b""[..]);
+    wanted.remove(&b""[..]);
+    assert_eq!(found, wanted);
+    assert_eq!(
+        std::fs::read_dir(lab.store.root().join("staging"))
+            .expect("there")
+            .count(),
+        0
+    );
+}
