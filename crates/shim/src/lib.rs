@@ -37,7 +37,9 @@ mod serve;
 pub mod spawner;
 mod wire;
 
-pub use client::{AdoptError, Events, Shim, ShimError, Spawner, SpawnerConfig, StartError};
+pub use client::{
+    AdoptError, Events, Shim, ShimError, Spawner, SpawnerConfig, StartError, sweep_run_dirs,
+};
 pub use launch::{
     AttachOptions, Event, ExecLaunch, ExecStarted, ExecStatus, Launch, LaunchError, Launched,
     LogPlan, Phase, Status,

@@ -101,6 +101,6 @@ fn refuse(control: Option<&OwnedFd>, e: &io::Error) {
     w.i32(tag::ERRNO, e.raw_os_error().unwrap_or(libc::EIO));
     if let Some(control) = control {
         // who is gone need not be told
-        let _ = sys::fdpass::send(control.as_fd(), w.as_bytes(), &[]);
+        drop(sys::fdpass::send(control.as_fd(), w.as_bytes(), &[]));
     }
 }

@@ -11,7 +11,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use super::connection::{Handle, ended_blocking, reap};
 use crate::jsonlog::encode::Time;
 use crate::record::{ExitRecord, read_exit, write_exit};
-use crate::serve::state::{Locked, State};
+use crate::serve::state::{Locked, NEW, STAGED, State};
 
 /// How long the processes of a cgroup may take to die.
 const REMOVAL: Duration = Duration::from_secs(10);
@@ -22,18 +22,39 @@ const REMOVAL: Duration = Duration::from_secs(10);
 /// The run directory's lock is held meanwhile, and what is in it is only touched if it is still
 /// this shim's: the same container may have been started again.
 pub(super) fn bury(run_dir: &Path, state: &State, known: &[OwnedFd]) -> Option<ExitRecord> {
+    tidy(run_dir, state, known, record).unwrap_or_else(|| record(state))
+}
+
+/// As [`bury`] for a shim that had told the exit: it may have died before it had cleaned up.
+pub(super) fn sweep(run_dir: &Path, state: &State, known: &[OwnedFd]) {
+    tidy(run_dir, state, known, |_| None);
+}
+
+/// `None`: there is nothing of this shim any more.
+fn tidy(
+    run_dir: &Path,
+    state: &State,
+    known: &[OwnedFd],
+    record: impl FnOnce(&State) -> Option<ExitRecord>,
+) -> Option<Option<ExitRecord>> {
     let locked = Locked::take(run_dir).ok().flatten();
     let own =
         |s: &State| s.shim_pid == state.shim_pid && s.shim_start_time == state.shim_start_time;
-    let Some(locked) = locked.filter(|l| l.state().is_some_and(|s| own(&s))) else {
-        return record(state);
-    };
+    let locked = locked?;
+    match locked.state() {
+        Some(s) if own(&s) => {}
+        Some(_) => return None,
+        None => {
+            locked.remove_if_empty();
+            return None;
+        }
+    }
     let found = Handle::find(state.pid, state.pid_start_time).ok().flatten();
     end(known.iter().chain(&found), state.cgroup.as_ref());
     let record = record(state);
     // what cannot be removed now is met again by the next adoption
     drop(locked.remove());
-    record
+    Some(record)
 }
 
 /// Kills and reaps. The shim's children are ours now, and a pid namespace does not end before the
@@ -116,4 +137,43 @@ pub(super) fn clean(
     let first = state.and_then(|s| Handle::find(s.pid, s.pid_start_time).ok()?);
     end(first.iter(), cgroup);
     locked.remove()
+}
+
+/// Removes a run directory that was never given its name.
+pub(super) fn unstage(staged: &Path) -> io::Result<()> {
+    std::fs::remove_file(staged.join(STAGED))?;
+    std::fs::remove_dir(staged)
+}
+
+/// At the engine's start: cleans up after shims that died together with the engine, in all run
+/// directories of `shims` but those of the containers `known`, which are adopted one by one. Gives
+/// the names of directories whose shim lives: containers that no record knows. Blocks.
+///
+/// # Errors
+/// The directory cannot be read.
+pub fn sweep_run_dirs(shims: &Path, known: impl Fn(&str) -> bool) -> io::Result<Vec<String>> {
+    let mut strangers = Vec::new();
+    for entry in std::fs::read_dir(shims)? {
+        let entry = entry?;
+        let Ok(name) = entry.file_name().into_string() else {
+            continue;
+        };
+        let path = entry.path();
+        if name.starts_with(NEW) {
+            drop(unstage(&path));
+            continue;
+        }
+        if known(&name) {
+            continue;
+        }
+        let Ok(state) = State::read(&path) else {
+            drop(clean(&path, None, None));
+            continue;
+        };
+        match Handle::find(state.shim_pid, state.shim_start_time) {
+            Ok(None) => drop(bury(&path, &state, &[])),
+            _ => strangers.push(name),
+        }
+    }
+    Ok(strangers)
 }

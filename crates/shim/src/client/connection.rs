@@ -15,6 +15,16 @@ use tokio::time::Instant;
 
 use crate::wire::MAX_MESSAGE;
 
+/// A descriptor in tokio's poller.
+#[expect(
+    deprecated,
+    reason = "its successor is unsafe because a type could give another descriptor each time it \
+              is asked, which OwnedFd does not"
+)]
+pub(crate) fn register(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
+    AsyncFd::with_interest(fd, interest)
+}
+
 #[derive(Debug)]
 pub(super) struct Connection {
     fd: AsyncFd<OwnedFd>,
@@ -25,7 +35,7 @@ impl Connection {
         let flags = rustix::fs::fcntl_getfl(&fd)?;
         rustix::fs::fcntl_setfl(&fd, flags | OFlags::NONBLOCK)?;
         Ok(Self {
-            fd: AsyncFd::new(fd)?,
+            fd: register(fd, Interest::READABLE | Interest::WRITABLE)?,
         })
     }
 
@@ -98,7 +108,7 @@ pub(super) struct Handle {
 impl Handle {
     pub(super) fn new(pidfd: OwnedFd) -> io::Result<Self> {
         Ok(Self {
-            fd: AsyncFd::with_interest(pidfd, Interest::READABLE)?,
+            fd: register(pidfd, Interest::READABLE)?,
         })
     }
 
@@ -117,11 +127,6 @@ impl Handle {
             Ok(at) if at == start_time => Ok(Some(pidfd)),
             _ => Ok(None),
         }
-    }
-
-    pub(super) fn kill(&self) {
-        // already ended is what is wanted
-        drop(sys::signal::send_to(self.fd.get_ref(), libc::SIGKILL));
     }
 
     pub(super) fn pidfd(&self) -> BorrowedFd<'_> {

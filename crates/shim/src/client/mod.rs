@@ -13,6 +13,8 @@ mod spawner;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use bury::sweep_run_dirs;
+pub(crate) use connection::register;
 pub use shim::{Events, Shim};
 pub use spawner::{Spawner, SpawnerConfig};
 

@@ -400,6 +400,20 @@ impl Inner {
         execs.extend(fds.into_iter().map(|fd| (pid, fd)));
     }
 
+    /// Leaves nothing of a shim that is dead; the exit record, if it had not been told.
+    fn after_death(&self) -> Option<ExitRecord> {
+        let execs = self.execs.lock().unwrap_or_else(PoisonError::into_inner);
+        let execs = execs.iter().filter_map(|(_, fd)| fd.try_clone().ok());
+        // the first process first: it is waited for last
+        let first = self.first.iter().filter_map(|fd| fd.try_clone().ok());
+        let known: Vec<OwnedFd> = first.chain(execs).collect();
+        if self.life.borrow().exited.is_some() {
+            bury::sweep(&self.run_dir, &self.state, &known);
+            return None;
+        }
+        bury::bury(&self.run_dir, &self.state, &known)
+    }
+
     fn exited(&self, record: ExitRecord) {
         if self.life.borrow().exited.is_some() {
             return;
@@ -465,20 +479,10 @@ async fn listen(inner: Arc<Inner>) {
             drop(inner.connection().send(ask.as_bytes(), &[]).await);
         }
     }
-    // in order, everything is removed already
-    if inner.life.borrow().exited.is_none() {
-        let of = inner.clone();
-        let after = tokio::task::spawn_blocking(move || {
-            let execs = of.execs.lock().unwrap_or_else(PoisonError::into_inner);
-            let execs = execs.iter().filter_map(|(_, fd)| fd.try_clone().ok());
-            // the first process first: it is waited for last
-            let first = of.first.iter().filter_map(|fd| fd.try_clone().ok());
-            let known: Vec<OwnedFd> = first.chain(execs).collect();
-            bury::bury(&of.run_dir, &of.state, &known)
-        });
-        if let Ok(Some(record)) = after.await {
-            inner.exited(record);
-        }
+    let of = inner.clone();
+    let after = tokio::task::spawn_blocking(move || of.after_death());
+    if let Ok(Some(record)) = after.await {
+        inner.exited(record);
     }
     inner.life.send_modify(|l| l.gone = true);
 }

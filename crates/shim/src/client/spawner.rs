@@ -15,7 +15,7 @@ use super::connection::{Connection, Handle};
 use super::shim::{Known, Shim};
 use super::{StartError, bury};
 use crate::launch::{AttachOptions, Launch, LaunchError, Launched};
-use crate::serve::state::State;
+use crate::serve::state::{NEW, STAGED, State};
 use crate::wire::{self, Fields, Message, Writer, kind, tag};
 
 /// How to start spawners.
@@ -462,29 +462,30 @@ pub(super) fn sealed(bytes: &[u8]) -> io::Result<OwnedFd> {
 
 /// The run directory, new. One that is there belongs to a shim that is going, which is waited
 /// for, or that died, which is cleaned up after.
+///
+/// It is never empty: it is renamed into place with the file in it that becomes the state. So an
+/// empty one is what a shim left that was killed at its very last step, is replaced by the rename,
+/// and may be removed by anybody.
 async fn make_run_dir(launch: &Launch, until: Instant) -> Result<(), LaunchError> {
-    use std::os::unix::fs::DirBuilderExt;
     let run_dir = &launch.run_dir;
     let prepare = |source| LaunchError::Prepare {
         id: launch.id.clone(),
         what: format!("make {}", run_dir.display()),
         source,
     };
+    let staged = run_dir.with_file_name(format!("{NEW}{}", launch.id));
     loop {
-        sys::fault::point("client.run_dir.create").map_err(prepare)?;
-        let mut builder = std::fs::DirBuilder::new();
-        match builder.mode(0o700).create(run_dir) {
+        stage(&staged).map_err(prepare)?;
+        sys::fault::point("client.run_dir.rename").map_err(prepare)?;
+        match std::fs::rename(&staged, run_dir) {
             Ok(()) => return Ok(()),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                let parent = run_dir.parent().unwrap_or(run_dir);
-                builder.recursive(true).create(parent).map_err(prepare)?;
-            }
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+            Err(e) if matches!(e.raw_os_error(), Some(libc::EEXIST | libc::ENOTEMPTY)) => {
                 previous(launch, until).await.map_err(prepare)?;
             }
             Err(e) => return Err(prepare(e)),
         }
         if Instant::now() >= until {
+            drop(bury::unstage(&staged));
             return Err(LaunchError::Deadline {
                 id: launch.id.clone(),
                 what: "the shim of its previous run to be gone",
@@ -492,6 +493,21 @@ async fn make_run_dir(launch: &Launch, until: Instant) -> Result<(), LaunchError
             });
         }
     }
+}
+
+fn stage(staged: &Path) -> io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    let mut builder = std::fs::DirBuilder::new();
+    builder.mode(0o700);
+    sys::fault::point("client.run_dir.create")?;
+    match builder.create(staged) {
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            builder.recursive(true).create(staged)?;
+        }
+        other => other?,
+    }
+    std::fs::File::create(staged.join(STAGED)).map(drop)
 }
 
 async fn previous(launch: &Launch, until: Instant) -> io::Result<()> {

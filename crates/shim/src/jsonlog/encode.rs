@@ -53,7 +53,7 @@ impl Time {
         let mut out = Vec::with_capacity(30);
         self.write_second(&mut out);
         // writing to a vector cannot fail
-        let _ = write!(out, ".{:09}Z", self.nanos);
+        drop(write!(out, ".{:09}Z", self.nanos));
         String::from_utf8(out).unwrap_or_default()
     }
 

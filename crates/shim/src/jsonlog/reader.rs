@@ -491,7 +491,7 @@ mod tests {
 
     fn put(w: &mut LogWriter, n: u64) {
         let time = Time::since_epoch(Duration::from_secs(1000 + n));
-        let stream = if n % 3 == 0 {
+        let stream = if n.is_multiple_of(3) {
             Stream::Stderr
         } else {
             Stream::Stdout
@@ -539,7 +539,7 @@ mod tests {
             let got = block_on(async { rest(LogReader::open(&path, &options).await.unwrap()).await });
             let wanted: Vec<u64> = (lines.saturating_sub(tail.unwrap_or(lines))..lines)
                 .filter(|n| since.is_none_or(|s| *n >= s) && until.is_none_or(|u| *n <= u))
-                .filter(|n| if n % 3 == 0 { stderr } else { stdout })
+                .filter(|n| if n.is_multiple_of(3) { stderr } else { stdout })
                 .collect();
             prop_assert_eq!(got, wanted);
         }
@@ -594,7 +594,7 @@ mod tests {
                 let mut w = writer(&path, 4_000, 50);
                 for n in 0..LINES {
                     put(&mut w, n);
-                    if n % 7 == 0 {
+                    if n.is_multiple_of(7) {
                         w.flush();
                     }
                     // never so far ahead that the oldest file is gone before it was read

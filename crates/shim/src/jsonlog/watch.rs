@@ -48,7 +48,7 @@ impl Watcher {
         let fd =
             inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).map_err(io::Error::from)?;
         let inner = Arc::new(Inner {
-            inotify: AsyncFd::with_interest(fd, Interest::READABLE)?,
+            inotify: crate::client::register(fd, Interest::READABLE)?,
             watched: Mutex::default(),
         });
         tokio::spawn(distribute(Arc::downgrade(&inner)));

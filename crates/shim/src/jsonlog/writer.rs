@@ -44,7 +44,7 @@ impl LogWriter {
             cause: 0,
         };
         // said by the first batch, if it still cannot be opened then
-        let _ = writer.reopen();
+        drop(writer.reopen());
         writer
     }
 
@@ -163,7 +163,7 @@ impl LogWriter {
         self.file = None;
         self.size = 0;
         // a failure is met again, and counted, by the next batch
-        let _ = self.reopen();
+        drop(self.reopen());
         Ok(())
     }
 }

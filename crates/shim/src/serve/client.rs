@@ -269,7 +269,7 @@ mod tests {
             stderr: true,
             ..AttachOptions::default()
         };
-        for taken in [0, 1, 5, 8, 1000, 16_392, 100_000, 250_000] {
+        for taken in [0, 1, 5, 8, 1000, 16_392, 16_393, 100_000] {
             let (mut client, mut peer) = attached(&both, false);
             while !client.is_full() {
                 client.output(Stream::Stdout, &[b'x'; 16 << 10]).unwrap();
@@ -280,7 +280,7 @@ mod tests {
             client.give_up("test");
             peer.set_nonblocking(true).unwrap();
             while client.pending() > 0 {
-                let _ = peer.read_to_end(&mut got);
+                drop(peer.read_to_end(&mut got));
                 client.flush().unwrap();
             }
             drop(client);

@@ -232,7 +232,7 @@ impl Server {
             if let Ok(pidfd) =
                 rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())
             {
-                let _ = sys::signal::send_to(&pidfd, signal);
+                drop(sys::signal::send_to(&pidfd, signal));
             }
         }
         Ok(())

@@ -50,7 +50,7 @@ impl Server {
             self.notice_oom();
             if let Some(cgroup) = &self.cgroup {
                 // nothing that is left may keep the output open or the cgroup busy
-                let _ = cgroup.kill_all();
+                drop(cgroup.kill_all());
             }
             self.ending = Some(Ending {
                 record: ExitRecord {
@@ -143,10 +143,15 @@ impl Server {
             let event = exited(&ending.record);
             self.tell(&event);
             self.close_clients_of(FIRST);
-            if let Some(cgroup) = &self.cgroup {
-                // what cannot be removed is found as a stray at the daemon's next start
-                let _ = cgroup.remove(CGROUP_REMOVAL);
-            }
+            self.remove_cgroup();
+        }
+    }
+
+    fn remove_cgroup(&mut self) {
+        if let Some(cgroup) = &self.cgroup
+            && cgroup.remove(CGROUP_REMOVAL).is_ok()
+        {
+            self.cgroup = None;
         }
     }
 
@@ -159,7 +164,9 @@ impl Server {
         self.phase == Phase::Exited && self.clients.is_empty() && (ending.durable || given_up)
     }
 
-    pub(super) fn leave(self) -> i32 {
+    pub(super) fn leave(mut self) -> i32 {
+        // what cannot be removed now either is found as a stray at the daemon's next start
+        self.remove_cgroup();
         // a directory that is left is found by the next adoption
         drop(remove_run_dir(&self.launch.run_dir, self.state.shim_pid));
         0

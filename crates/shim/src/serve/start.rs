@@ -37,7 +37,11 @@ pub(super) fn boot(request: Request) -> Result<Server, ()> {
         let own = rustix::process::getpid().as_raw_pid();
         drop(remove_run_dir(&run_dir, own));
         if let Ok(control) = control {
-            let _ = sys::fdpass::send(control.as_fd(), e.to_message().as_bytes(), &[]);
+            drop(sys::fdpass::send(
+                control.as_fd(),
+                e.to_message().as_bytes(),
+                &[],
+            ));
         }
     })
 }
@@ -231,7 +235,7 @@ impl Server {
         self.insert(process);
         for (options, fd) in attach {
             // a client that is gone already is no reason not to start
-            let _ = self.attach(fd, &options, FIRST);
+            drop(self.attach(fd, &options, FIRST));
         }
         Ok(())
     }
@@ -271,7 +275,7 @@ impl Server {
             ..starting(pending, stdio.sources, stdio.sink)
         });
         if let Some((options, fd)) = attach {
-            let _ = self.attach(fd, &options, at);
+            drop(self.attach(fd, &options, at));
         }
         Ok(())
     }
@@ -280,9 +284,10 @@ impl Server {
         let at = self.processes.vacant();
         if let Life::Starting(Some(pending)) = &process.life {
             // cannot fail but for want of memory; the launch's deadline then ends it
-            let _ = self
-                .poller
-                .add(pending, Token::Starting(at), EventFlags::IN);
+            drop(
+                self.poller
+                    .add(pending, Token::Starting(at), EventFlags::IN),
+            );
         }
         self.processes.insert(process);
         self.watch_streams(at);
@@ -295,16 +300,18 @@ impl Server {
         };
         for (which, source) in (0..).zip(&process.sources) {
             if let Some(source) = source {
-                let _ = self
-                    .poller
-                    .add(&source.fd, Token::Source(at, which), EventFlags::IN);
+                drop(
+                    self.poller
+                        .add(&source.fd, Token::Source(at, which), EventFlags::IN),
+                );
             }
         }
         if let Some(sink) = &process.sink {
             // only writability is waited for, and only while something is queued
-            let _ = self
-                .poller
-                .add(&sink.fd, Token::Sink(at), EventFlags::empty());
+            drop(
+                self.poller
+                    .add(&sink.fd, Token::Sink(at), EventFlags::empty()),
+            );
         }
     }
 
@@ -356,7 +363,7 @@ impl Server {
         if let Some(terminal) = spawned.terminal {
             let logged = at == FIRST && self.log.is_some();
             // without its terminal the process would hang: its end is then the next thing we see
-            let _ = give_terminal(process, terminal, logged);
+            drop(give_terminal(process, terminal, logged));
             self.watch_streams(at);
         }
         if at == FIRST {
@@ -386,7 +393,7 @@ impl Server {
         self.state.pid_start_time = start_time(first.pid).unwrap_or(0);
         self.state.started_at = Time::now().rfc3339();
         // a state file without the pid still names the cgroup
-        let _ = self.state.write(&self.launch.run_dir);
+        drop(self.state.write(&self.launch.run_dir));
         self.oom = self.cgroup.as_ref().and_then(|c| c.oom_watch().ok()?);
         if let Some(oom) = &self.oom {
             // memory.events is always "readable": there its news are EPOLLPRI
@@ -396,7 +403,7 @@ impl Server {
                 EventFlags::IN
             };
             let flags = flags | EventFlags::ET;
-            let _ = self.poller.add(&oom.fd, Token::Oom, flags);
+            drop(self.poller.add(&oom.fd, Token::Oom, flags));
         }
         let mut w = Writer::message(kind::STARTED, 0);
         w.i32(tag::PID, self.state.pid);
@@ -407,7 +414,11 @@ impl Server {
             && let Some(launcher) = self.connections.get(LAUNCHER)
         {
             // a launcher that is gone adopts later
-            let _ = sys::fdpass::send(launcher.as_fd(), w.as_bytes(), pidfd.as_slice());
+            drop(sys::fdpass::send(
+                launcher.as_fd(),
+                w.as_bytes(),
+                pidfd.as_slice(),
+            ));
         }
     }
 
@@ -430,7 +441,7 @@ impl Server {
             self.failed = true;
             // a child that has reported is about to end; the cgroup's removal waits for it
             if let Some(cgroup) = &self.cgroup {
-                let _ = cgroup.remove(CGROUP_REMOVAL);
+                drop(cgroup.remove(CGROUP_REMOVAL));
             }
             drop(remove_run_dir(&self.launch.run_dir, self.state.shim_pid));
             self.send(LAUNCHER, &refusal.to_message(), &[]);

@@ -11,6 +11,10 @@ use runtime::cgroup::Cgroup;
 
 pub(crate) const STATE_FILE: &str = "state.json";
 pub(crate) const SOCKET: &str = "sock";
+/// What the state is before it is whole; empty in a run directory that has no shim yet.
+pub(crate) const STAGED: &str = ".state.json.tmp";
+/// A run directory before it has its name begins with this.
+pub(crate) const NEW: &str = ".new-";
 
 /// Written before the container's first process exists, again once it does.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -36,7 +40,7 @@ pub(crate) struct State {
 impl State {
     /// Not synced: it is as volatile as the processes it names.
     pub(crate) fn write(&self, run_dir: &Path) -> io::Result<()> {
-        let staged = run_dir.join(".state.json.tmp");
+        let staged = run_dir.join(STAGED);
         sys::fault::point("shim.state.write")?;
         std::fs::write(&staged, serde_json::to_vec(self)?)?;
         sys::fault::point("shim.state.rename")?;
@@ -87,9 +91,15 @@ impl<'a> Locked<'a> {
         State::read(self.run_dir).ok()
     }
 
+    /// What a shim left that was killed at its very last step: nothing is in it.
+    pub(crate) fn remove_if_empty(self) {
+        // refused for one that is not
+        drop(std::fs::remove_dir(self.run_dir));
+    }
+
     /// Takes away all a shim puts into it, and the directory. What is gone is fine.
     pub(crate) fn remove(self) -> io::Result<()> {
-        for name in [SOCKET, ".state.json.tmp", STATE_FILE] {
+        for name in [SOCKET, STAGED, STATE_FILE] {
             gone_is_fine(std::fs::remove_file(self.run_dir.join(name)))?;
         }
         sys::fault::point("shim.run_dir.remove")?;

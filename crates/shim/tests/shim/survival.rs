@@ -86,6 +86,30 @@ async fn a_shim_found_dead_at_adoption() {
     c.assert_nothing_left();
 }
 
+#[tokio::test]
+async fn what_died_with_the_engine_is_swept() {
+    let world = World::new();
+    let c = world.container("exec sleep 1000");
+    let r = c.start().await;
+    let state = std::fs::read(c.launch.run_dir.join("state.json")).unwrap();
+    let shims = world.dir.path().join("shims");
+    let names = shim::sweep_run_dirs(&shims, |_| false).unwrap();
+    assert_eq!(
+        names,
+        std::slice::from_ref(&c.launch.id),
+        "a living shim is left alone"
+    );
+    signal(r.launched.shim_pid, Signal::KILL);
+    within("the shim to be gone", r.shim.gone()).await;
+    for name in [".new-a", "empty", "dead"] {
+        std::fs::create_dir(shims.join(name)).unwrap();
+    }
+    std::fs::write(shims.join(".new-a/.state.json.tmp"), "").unwrap();
+    std::fs::write(shims.join("dead/state.json"), state).unwrap();
+    assert!(shim::sweep_run_dirs(&shims, |_| false).unwrap().is_empty());
+    assert_eq!(std::fs::read_dir(&shims).unwrap().count(), 0);
+}
+
 /// The engine is gone and comes back: output, log, exit code are as if it had never been away.
 #[tokio::test]
 async fn the_client_gone_and_back() {
@@ -169,7 +193,11 @@ async fn faults_at_every_step_of_a_launch() {
             let what = format!("{step} ({name})");
             match started {
                 Ok((launched, shim)) => {
-                    drop(shim.signal(None, libc::SIGKILL, false).await);
+                    if shim.signal(None, libc::SIGKILL, false).await.is_err() && alive(launched.pid)
+                    {
+                        // the signal was the step that failed
+                        signal(launched.pid, Signal::KILL);
+                    }
                     within(&what, shim.gone()).await;
                     until(&what, || !alive(launched.pid)).await;
                 }
