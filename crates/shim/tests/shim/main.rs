@@ -10,5 +10,6 @@ mod leftovers;
 mod logs;
 mod memory;
 mod processes;
+mod speed;
 mod streams;
 mod survival;
