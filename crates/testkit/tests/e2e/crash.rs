@@ -39,7 +39,7 @@ fn create(instance: &Instance, name: &str, command: &[&str]) -> Option<String> {
 }
 
 fn sleeper(instance: &Instance) {
-    instance.run("c", &["sleep", "1000"]);
+    instance.run("box", &["sleep", "1000"]);
 }
 
 fn is_listed(instance: &Instance, name: &str) -> bool {
@@ -48,7 +48,7 @@ fn is_listed(instance: &Instance, name: &str) -> bool {
 }
 
 fn state(instance: &Instance) -> String {
-    let state = instance.inspect("c")["State"]["Status"].clone();
+    let state = instance.inspect("box")["State"]["Status"].clone();
     state.as_str().unwrap_or_default().to_owned()
 }
 
@@ -57,7 +57,7 @@ fn create_killed_at_every_step() {
     replay(&Scenario {
         name: "create",
         prepare: &nothing,
-        operation: &|i| create(i, "c", &["true"]).into_iter().collect(),
+        operation: &|i| create(i, "box", &["true"]).into_iter().collect(),
         check: &|i, acknowledged| {
             goes_on(i);
             let there = i.containers();
@@ -66,7 +66,7 @@ fn create_killed_at_every_step() {
             }
             // the name is either taken by a whole container or free
             if there.is_empty() {
-                i.create("c", &["true"]);
+                i.create("box", &["true"]);
             }
         },
     });
@@ -76,17 +76,17 @@ fn create_killed_at_every_step() {
 fn start_killed_at_every_step() {
     replay(&Scenario {
         name: "start",
-        prepare: &|i| drop(i.create("c", &["sleep", "1000"])),
+        prepare: &|i| drop(i.create("box", &["sleep", "1000"])),
         operation: &|i| {
-            let started = post(i, "/containers/c/start");
+            let started = post(i, "/containers/box/start");
             started.map(|_| "started".to_owned()).into_iter().collect()
         },
         check: &|i, _| {
             goes_on(i);
-            assert!(is_listed(i, "c"));
+            assert!(is_listed(i, "box"));
             // whatever became of it, it can be started (again) and is then running
             if state(i) != "running" {
-                i.start_container("c");
+                i.start_container("box");
             }
             assert_eq!(state(i), "running");
         },
@@ -99,16 +99,16 @@ fn exec_killed_at_every_step() {
         name: "exec",
         prepare: &sleeper,
         operation: &|i| {
-            let done = i.plimsoll(&["exec", "c", "sh", "-c", "exit 5"]);
+            let done = i.plimsoll(&["exec", "box", "sh", "-c", "exit 5"]);
             let code = (done.status.code() == Some(5)).then(|| "5".to_owned());
             code.into_iter().collect()
         },
         check: &|i, _| {
             goes_on(i);
             if state(i) != "running" {
-                i.start_container("c");
+                i.start_container("box");
             }
-            let done = i.plimsoll(&["exec", "c", "sh", "-c", "exit 6"]);
+            let done = i.plimsoll(&["exec", "box", "sh", "-c", "exit 6"]);
             assert_eq!(done.status.code(), Some(6), "{done:?}");
         },
     });
@@ -120,7 +120,7 @@ fn stop_killed_at_every_step() {
         name: "stop",
         prepare: &sleeper,
         operation: &|i| {
-            let stopped = post(i, "/containers/c/stop?t=0");
+            let stopped = post(i, "/containers/box/stop?t=0");
             stopped.map(|_| "stopped".to_owned()).into_iter().collect()
         },
         check: &|i, acknowledged| {
@@ -128,7 +128,7 @@ fn stop_killed_at_every_step() {
             if acknowledged.contains("stopped") {
                 assert_ne!(state(i), "running");
             }
-            let _stopped = i.answered(i.api().post("/containers/c/stop?t=0", &Value::Null));
+            let _stopped = i.answered(i.api().post("/containers/box/stop?t=0", &Value::Null));
             assert_eq!(state(i), "exited");
         },
     });
@@ -140,13 +140,13 @@ fn rm_killed_at_every_step() {
         name: "rm",
         prepare: &sleeper,
         operation: &|i| {
-            let removed = attempt(i.api().delete("/containers/c?force=1"));
+            let removed = attempt(i.api().delete("/containers/box?force=1"));
             removed.map(|_| "removed".to_owned()).into_iter().collect()
         },
         check: &|i, acknowledged| {
             goes_on(i);
             if acknowledged.contains("removed") {
-                assert!(!is_listed(i, "c"), "its removal was acknowledged");
+                assert!(!is_listed(i, "box"), "its removal was acknowledged");
             }
         },
     });
@@ -159,7 +159,7 @@ fn a_container_that_ends_by_itself_killed_at_every_step() {
         prepare: &nothing,
         operation: &|i| {
             let mut acknowledged = Acknowledged::new();
-            let Some(id) = create(i, "c", &["sh", "-c", "exit 4"]) else {
+            let Some(id) = create(i, "box", &["sh", "-c", "exit 4"]) else {
                 return acknowledged;
             };
             let started = post(i, &format!("/containers/{id}/start"));
@@ -173,7 +173,7 @@ fn a_container_that_ends_by_itself_killed_at_every_step() {
             goes_on(i);
             // an exit code that was told stays the same for ever
             for code in acknowledged {
-                let now = i.inspect("c")["State"]["ExitCode"].to_string();
+                let now = i.inspect("box")["State"]["ExitCode"].to_string();
                 assert_eq!(&now, code);
             }
         },

@@ -112,13 +112,13 @@ fn commit_with_a_fault_at_every_step() {
         &Scenario {
             name: "commit",
             prepare: &|i| {
-                i.create("c", &["true"]);
+                i.create("box", &["true"]);
                 let archive = tar(std::slice::from_ref(&file));
-                let path = "/containers/c/archive?path=/";
+                let path = "/containers/box/archive?path=/";
                 i.answered(i.api().upload("PUT", path, &archive)).ok();
             },
             operation: &|i| {
-                let path = "/commit?container=c&repo=committed&tag=1";
+                let path = "/commit?container=box&repo=committed&tag=1";
                 acknowledge(attempt(i.api().post(path, &Value::Null)))
             },
             check: &|i, acknowledged| {
@@ -147,14 +147,14 @@ fn create_with_an_error_at_every_step() {
             prepare: &|_| {},
             operation: &|i| {
                 let body = testkit::instance::create_body(&["true"], json!({}));
-                acknowledge(attempt(i.api().post("/containers/create?name=c", &body)))
+                acknowledge(attempt(i.api().post("/containers/create?name=box", &body)))
             },
             check: &|i, acknowledged| {
                 goes_on(i);
                 let there = !i.containers().is_empty();
                 assert!(there || !acknowledged.contains("done"));
                 if !there {
-                    i.create("c", &["true"]);
+                    i.create("box", &["true"]);
                 }
             },
         },
