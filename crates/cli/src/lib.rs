@@ -36,7 +36,10 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
             let code = shim::spawner::main();
             ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX))
         }
-        Some("daemon") => daemon::main(arguments.into_iter().skip(2).collect()),
+        Some("daemon") => {
+            sys::fault::enter("daemon");
+            daemon::main(arguments.into_iter().skip(2).collect())
+        }
         _ => {
             sys::fault::enter("cli");
             commands::main(arguments.into_iter().skip(1).collect())

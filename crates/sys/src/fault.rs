@@ -108,7 +108,8 @@ mod active {
         };
         let step = STEP.fetch_add(1, Ordering::SeqCst) + 1;
         if let Some(log) = armed.log.as_mut() {
-            log.write_all(format!("{} {step} {name}\n", armed.role).as_bytes())?;
+            // its descriptor goes with the others just before a container's program is executed
+            let _closed = log.write_all(format!("{} {step} {name}\n", armed.role).as_bytes());
         }
         let Some((trigger, action)) = &armed.trigger else {
             return Ok(());
