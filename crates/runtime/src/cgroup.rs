@@ -295,7 +295,7 @@ impl Cgroup {
             make(dir)?;
             self.move_all_into(dir)?;
         }
-        let (writes, warnings) = limits::update_writes(&all, resources)?;
+        let (writes, warnings) = limits::update_writes(&all, &facts.files, resources)?;
         for w in &writes {
             sys::fault::point("cgroup.update").map_err(failed("write", &w.path))?;
             write(&w.path, &w.value)?;

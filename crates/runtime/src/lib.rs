@@ -9,7 +9,7 @@
 //!  Plan::explain(StepError)       <==    read {step, errno} or end  <----- execve | _exit
 //! ```
 //!
-//! `plan.rs` turns an OCI spec into [`ops`]; `ops.rs` is the flat encoding; `execute.rs` is the only
+//! `plan.rs` turns an OCI spec into operations; `ops.rs` is the flat encoding; `execute.rs` is the only
 //! code that runs in the child; `spawn.rs` is the parent's side; `cgroup` and `rootfs` make and
 //! observe the kernel objects that live longer than the call; `seccomp` compiles filters; `users`
 //! resolves names inside an image.

@@ -386,6 +386,7 @@ impl Prelude {
         &mut self,
         b: &mut Builder,
         cgroup: &Cgroup,
+        facts: &host::Facts,
         resources: Option<&LinuxResources>,
     ) -> Result<(), PlanError> {
         for d in &cgroup.dirs {
@@ -400,7 +401,7 @@ impl Prelude {
         let Some(resources) = resources else {
             return Ok(());
         };
-        let (writes, warnings) = cgroup::writes(cgroup, resources);
+        let (writes, warnings) = cgroup::writes(cgroup, &facts.cgroup.files, resources);
         b.warnings.extend(warnings);
         for w in writes {
             let step = b.step(format!("limit {} to {}", w.what, w.value));
@@ -529,7 +530,7 @@ pub fn plan(input: &PlanInput<'_>) -> Result<Plan, PlanError> {
         prelude.maps = Some(maps);
     }
     if let Some(cgroup) = input.cgroup {
-        prelude.cgroup(&mut b, cgroup, linux.resources().as_ref())?;
+        prelude.cgroup(&mut b, cgroup, input.facts, linux.resources().as_ref())?;
     }
     process::before(&mut b, process, input.facts, &input.asked)?;
     join(&mut b, &mut prelude, &namespaces)?;

@@ -1,10 +1,23 @@
 //! From OCI resources to values in files.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxResources};
 
 use super::{Cgroup, CgroupError, Dir, devices, read};
+
+/// Files that depend on how the kernel was built and started, and that the host's facts know of: a
+/// limit that needs an absent one is a warning, as in Docker, not a failed start.
+const OPTIONAL: [&str; 7] = [
+    "cpu.cfs_quota_us",
+    "cpu.idle",
+    "cpu.max",
+    "cpu.rt_runtime_us",
+    "io.weight",
+    "memory.memsw.limit_in_bytes",
+    "memory.swap.max",
+];
 
 /// A value for a file of the cgroup.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,6 +33,8 @@ pub(crate) struct Write {
 /// Collects writes, and says what this host can't limit.
 struct Collector<'a> {
     cgroup: &'a Cgroup,
+    /// Files a cgroup has on this host; empty where that isn't known.
+    files: &'a BTreeSet<String>,
     writes: Vec<Write>,
     warnings: Vec<String>,
 }
@@ -31,7 +46,9 @@ impl Collector<'_> {
             return;
         };
         let name = if dir.v2 { v2 } else { v1 };
-        if name.is_empty() {
+        let absent =
+            OPTIONAL.contains(&name) && !self.files.is_empty() && !self.files.contains(name);
+        if name.is_empty() || absent {
             self.lacks(what);
             return;
         }
@@ -56,8 +73,12 @@ impl Collector<'_> {
 }
 
 /// All values for a new cgroup, in order, and what can't be limited here.
-pub(crate) fn writes(cgroup: &Cgroup, resources: &LinuxResources) -> (Vec<Write>, Vec<String>) {
-    let mut c = collect(cgroup, resources);
+pub(crate) fn writes(
+    cgroup: &Cgroup,
+    files: &BTreeSet<String>,
+    resources: &LinuxResources,
+) -> (Vec<Write>, Vec<String>) {
+    let mut c = collect(cgroup, files, resources);
     if let Some(m) = resources.memory() {
         memory(&mut c, m, false);
     }
@@ -79,9 +100,10 @@ pub(crate) fn writes(cgroup: &Cgroup, resources: &LinuxResources) -> (Vec<Write>
 /// Values that change a running cgroup.
 pub(crate) fn update_writes(
     cgroup: &Cgroup,
+    files: &BTreeSet<String>,
     resources: &LinuxResources,
 ) -> Result<(Vec<Write>, Vec<String>), CgroupError> {
-    let mut c = collect(cgroup, resources);
+    let mut c = collect(cgroup, files, resources);
     if let Some(m) = resources.memory() {
         // v1 insists on limit <= memsw at every moment: raise memsw first, lower it last
         let raise = match cgroup.dir("memory") {
@@ -97,9 +119,14 @@ pub(crate) fn update_writes(
     Ok((c.writes, c.warnings))
 }
 
-fn collect<'a>(cgroup: &'a Cgroup, resources: &LinuxResources) -> Collector<'a> {
+fn collect<'a>(
+    cgroup: &'a Cgroup,
+    files: &'a BTreeSet<String>,
+    resources: &LinuxResources,
+) -> Collector<'a> {
     let mut c = Collector {
         cgroup,
+        files,
         writes: Vec::new(),
         warnings: Vec::new(),
     };

@@ -196,3 +196,29 @@ fn device_program_of_v2() {
     let out = c.run();
     assert_eq!(out.stdout, "null\n1\nmade\nrefused\n0\n", "{out:?}");
 }
+
+#[test]
+fn a_limit_the_kernel_lacks_is_a_warning() {
+    let mut c = Container::sh("true");
+    c.spec["linux"]["resources"]["memory"] = json!({"limit": 67_108_864, "swap": 134_217_728});
+    let c = c.in_cgroup();
+    let mut facts = facts().clone();
+    facts.cgroup.files.remove("memory.memsw.limit_in_bytes");
+    let spec = c.spec();
+    let plan = runtime::plan(&runtime::PlanInput {
+        spec: &spec,
+        facts: &facts,
+        rootfs: runtime::Rootfs::Descriptor,
+        cgroup: c.cgroup.as_ref(),
+        seccomp: runtime::SeccompChoice::Unconfined,
+        init: false,
+        mount_names: std::collections::BTreeMap::new(),
+        asked: runtime::Asked::default(),
+        create_cwd: false,
+        die_with_parent: false,
+    })
+    .unwrap();
+    assert_eq!(plan.warnings().len(), 1, "{:?}", plan.warnings());
+    assert!(plan.warnings()[0].contains("memory and swap"));
+    assert!(!plan.describe().contains("memsw"));
+}
