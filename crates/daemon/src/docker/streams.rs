@@ -31,6 +31,8 @@ pub(super) async fn attach(mut call: Call) -> Answer {
     let tty = container.record.spec.tty;
     let stdin = options.stdin && options.stream && container.record.spec.open_stdin;
     let raw = hijack::is_raw(&call.request);
+    // some clients send a body that says nothing; what follows it is the container's input
+    call.body().await?;
     let stream = call.engine().attach(container.id(), options).await?;
     let client = hyper::upgrade::on(&mut call.request);
     tokio::spawn(hijack::copy(
