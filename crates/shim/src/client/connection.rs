@@ -76,20 +76,25 @@ impl Connection {
             .await
     }
 
-    /// One message; an empty one at the end.
+    /// One message; an empty one at the end. No buffer is held while waiting: there are as many
+    /// connections as containers.
     pub(super) async fn receive(&self) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
-        let mut buffer = vec![0; MAX_MESSAGE];
-        let received: Received = self
-            .fd
-            .async_io(Interest::READABLE, |fd| {
-                sys::fdpass::recv(fd.as_fd(), &mut buffer, true)
-            })
-            .await?;
-        if received.truncated {
-            return Err(io::Error::from_raw_os_error(libc::EMSGSIZE));
+        loop {
+            let mut ready = self.fd.readable().await?;
+            let mut buffer = vec![0; MAX_MESSAGE];
+            let received: Received = match ready
+                .try_io(|fd| sys::fdpass::recv(fd.get_ref().as_fd(), &mut buffer, true))
+            {
+                Ok(received) => received?,
+                Err(_would_block) => continue,
+            };
+            if received.truncated {
+                return Err(io::Error::from_raw_os_error(libc::EMSGSIZE));
+            }
+            buffer.truncate(received.len);
+            buffer.shrink_to_fit();
+            return Ok((buffer, received.fds));
         }
-        buffer.truncate(received.len);
-        Ok((buffer, received.fds))
     }
 
     /// The process at the other side when the connection was made.

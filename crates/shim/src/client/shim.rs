@@ -25,7 +25,7 @@ use crate::wire::{self, Message, Writer, kind, tag};
 const ANSWER: Duration = Duration::from_secs(5);
 
 /// Events kept for a receiver that is slow.
-const BACKLOG: usize = 32;
+const BACKLOG: usize = 16;
 
 /// A client of one shim. Cheap to clone; all clones share a connection.
 #[derive(Debug, Clone)]

@@ -102,6 +102,7 @@ impl World {
                 ..Launch::default()
             },
             spec: spec(&["sh", "-c", script]),
+            init: false,
         }
     }
 }
@@ -135,6 +136,8 @@ pub(crate) struct Container<'a> {
     world: &'a World,
     pub(crate) launch: Launch,
     pub(crate) spec: Value,
+    /// PID 1 is our reaper.
+    pub(crate) init: bool,
 }
 
 impl<'a> Container<'a> {
@@ -180,7 +183,7 @@ impl<'a> Container<'a> {
             rootfs: Rootfs::Path(image()),
             cgroup: Some(&self.cgroup()),
             seccomp: SeccompChoice::Unconfined,
-            init: false,
+            init: self.init,
             mount_names: std::collections::BTreeMap::default(),
             asked: Asked::default(),
             create_cwd: true,

@@ -183,3 +183,72 @@ async fn no_zombies_of_the_shim() {
     r.kill().await;
     r.exit().await;
 }
+
+/// With `--init` also those that go to PID 1, whatever the program is.
+#[tokio::test]
+async fn no_zombies_with_init() {
+    let world = World::new();
+    // a program that forks and never waits
+    let script =
+        "n=0; while [ $n -lt 200 ]; do (true & ); n=$((n+1)); done; echo done; exec sleep 1000";
+    let mut c = world.container(script);
+    c.init = true;
+    let mut r = c.start().await;
+    for n in 0..10 {
+        let stream = r
+            .exec(
+                &format!("p{n}"),
+                &["sh", "-c", "(true &) ; (true &)"],
+                |_| {},
+            )
+            .await;
+        read_frames(stream).await;
+    }
+    until("the program to be done", || !c.log().is_empty()).await;
+    let cgroup = c.cgroup();
+    until("no zombies", || {
+        let all = std::fs::read_dir("/proc").unwrap().flatten();
+        let zombies = all.filter(|p| {
+            let status = std::fs::read_to_string(p.path().join("stat")).unwrap_or_default();
+            let fields: Vec<&str> = status
+                .rsplit_once(") ")
+                .map_or("", |(_, s)| s)
+                .split(' ')
+                .collect();
+            fields[0] == "Z" && fields.get(1) == Some(&&*r.launched.pid.to_string())
+        });
+        zombies.count() == 0 && cgroup.pids().unwrap().len() == 2
+    })
+    .await;
+    r.kill().await;
+    assert_eq!(r.exit().await.code, 137);
+}
+
+#[tokio::test]
+async fn faults_of_an_exec() {
+    for (action, survives) in [("enospc", true), ("kill", false)] {
+        let fault = format!("shim:shim.exec:{action}");
+        let world = World::with_environment(&[("PLIMSOLL_FAULT", fault)]);
+        let c = world.container("exec sleep 1000");
+        let mut r = c.start().await;
+        let exec = shim::ExecLaunch {
+            exec_id: "x".to_owned(),
+            ..shim::ExecLaunch::default()
+        };
+        let plan = c.exec_plan(&["true"], &exec);
+        let error = r
+            .shim
+            .exec(&exec, &plan, None, DEADLINE)
+            .await
+            .err()
+            .unwrap();
+        if survives {
+            assert!(matches!(error, LaunchError::Refused { .. }), "{error:?}");
+            r.kill().await;
+        } else {
+            assert!(matches!(error, LaunchError::ShimDied { .. }), "{error:?}");
+        }
+        let record = r.exit().await;
+        assert_eq!((record.code, record.shim_died), (137, !survives));
+    }
+}
