@@ -264,7 +264,12 @@ impl Client {
         let response = Response {
             status: head.status,
             headers: head.headers,
-            framing: head.framing,
+            // the length in the answer to a HEAD is that of a body which is not sent
+            framing: if method == "HEAD" {
+                Framing::Done
+            } else {
+                head.framing
+            },
             conn,
             client: self,
             what,
@@ -705,6 +710,19 @@ mod tests {
         let error = client.post("/x").expect_err("refused");
         assert_eq!(error.status(), Some(409));
         assert_eq!(error.to_string(), "Error response from daemon: in use");
+        server.join().expect("served");
+    }
+
+    #[test]
+    fn an_answer_to_head_has_no_body() {
+        let (client, server) = serve(&[
+            b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\nX-Stat: abc\r\n\r\n",
+            b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]",
+        ]);
+        let response = client.send("HEAD", "/x", Body::Empty).expect("a head");
+        assert_eq!(response.header("x-stat"), Some("abc"));
+        response.discard().expect("nothing follows");
+        drop(client.get_json::<Vec<u8>>("/y").expect("a list"));
         server.join().expect("served");
     }
 
