@@ -61,36 +61,7 @@ fn grow(root: &Path, attributes: bool) {
     )
     .expect("root");
     if attributes {
-        let set = |name: &str, key: &str, value: &[u8]| {
-            rustix::fs::lsetxattr(path(name), key, value, XattrFlags::empty()).expect("attributes");
-        };
-        set("dir/file", "user.note", b"a\0b=c\n");
-        set("dir", "trusted.note", b"on a directory");
-        // default ACL of a directory with a file inside: user::rwx group::r-x other::---, and an
-        // entry for user 7; the file inside has none
-        let acl = |perms: &[(u16, u16, u32)]| {
-            let mut bytes = 2_u32.to_le_bytes().to_vec();
-            for (tag, perm, id) in perms {
-                bytes.extend(tag.to_le_bytes());
-                bytes.extend(perm.to_le_bytes());
-                bytes.extend(id.to_le_bytes());
-            }
-            bytes
-        };
-        let none = u32::MAX;
-        let default = acl(&[
-            (1, 7, none),
-            (2, 6, 7),
-            (4, 5, none),
-            (0x10, 7, none),
-            (0x20, 0, none),
-        ]);
-        set("dir/sticky", "system.posix_acl_default", &default);
-        // cap_net_raw=ep, version 2
-        let capability = [
-            1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
-        ];
-        set("big", "security.capability", &capability);
+        adorn(root);
     }
     for (i, name) in ["dir/file", "dir/link", "fifo", "dir/sticky", "dir"]
         .iter()
@@ -106,6 +77,41 @@ fn grow(root: &Path, attributes: bool) {
         };
         rustix::fs::utimensat(CWD, path(name), &both, AtFlags::SYMLINK_NOFOLLOW).expect("root");
     }
+}
+
+/// Extended attributes, a default ACL, a capability.
+fn adorn(root: &Path) {
+    let set = |name: &str, key: &str, value: &[u8]| {
+        rustix::fs::lsetxattr(root.join(name), key, value, XattrFlags::empty())
+            .expect("attributes");
+    };
+    set("dir/file", "user.note", b"a\0b=c\n");
+    set("dir", "trusted.note", b"on a directory");
+    // default ACL of a directory with a file inside: user::rwx group::r-x other::---, and an
+    // entry for user 7; the file inside has none
+    let acl = |perms: &[(u16, u16, u32)]| {
+        let mut bytes = 2_u32.to_le_bytes().to_vec();
+        for (tag, perm, id) in perms {
+            bytes.extend(tag.to_le_bytes());
+            bytes.extend(perm.to_le_bytes());
+            bytes.extend(id.to_le_bytes());
+        }
+        bytes
+    };
+    let none = u32::MAX;
+    let default = acl(&[
+        (1, 7, none),
+        (2, 6, 7),
+        (4, 5, none),
+        (0x10, 7, none),
+        (0x20, 0, none),
+    ]);
+    set("dir/sticky", "system.posix_acl_default", &default);
+    // cap_net_raw=ep, version 2
+    let capability = [
+        1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+    ];
+    set("big", "security.capability", &capability);
 }
 
 fn whole_seconds(mut tree: BTreeMap<Vec<u8>, Seen>) -> BTreeMap<Vec<u8>, Seen> {

@@ -455,7 +455,7 @@ fn a_full_disk_is_said_and_left_as_it_was() {
     let big = tar(&[file("a", &noise), file("b", &noise)]);
     let error = store
         .load(
-            &mut &docker_archive("big:1", &[big.clone()])[..],
+            &mut &docker_archive("big:1", std::slice::from_ref(&big))[..],
             &NoProgress,
         )
         .expect_err("twice 80 MiB do not fit");

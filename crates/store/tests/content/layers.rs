@@ -343,13 +343,7 @@ fn the_vfs_driver_gets_a_flat_copy() {
 fn the_vfs_driver_tells_and_commits_changes_too() {
     need_root();
     let dir = tempfile::tempdir().expect("a directory");
-    let options = OpenOptions {
-        manual: true,
-        driver: Some(store::Driver::Vfs),
-        ..OpenOptions::default()
-    };
-    let (store, _) = Store::open(&dir.path().join("root"), &options).expect("a store");
-    let lab = Lab { dir, store };
+    let lab = vfs_lab(dir);
     lab.load(&docker_archive("v:1", &[base()])).expect("valid");
     let upper = container(&lab, "v:1");
     let rootfs = upper
@@ -413,4 +407,14 @@ fn the_vfs_driver_tells_and_commits_changes_too() {
             .count(),
         0
     );
+}
+
+fn vfs_lab(dir: tempfile::TempDir) -> Lab {
+    let options = OpenOptions {
+        manual: true,
+        driver: Some(store::Driver::Vfs),
+        ..OpenOptions::default()
+    };
+    let (store, _) = Store::open(&dir.path().join("root"), &options).expect("a store");
+    Lab { dir, store }
 }
