@@ -23,3 +23,4 @@ pub mod process;
 pub mod seccomp;
 pub mod signal;
 pub mod throwaway;
+pub mod tripwire;

@@ -244,3 +244,26 @@ fn ends_when_the_parent_does() {
     };
     assert_eq!(rustix::event::poll(&mut fds, Some(&patience)).unwrap(), 1);
 }
+
+/// That every container of these tests starts shows that the child allocates nothing; this shows
+/// that it would be noticed.
+#[test]
+fn a_child_that_allocates_is_noticed() {
+    use rustix::process::{WaitId, WaitIdOptions, waitid};
+    use std::os::fd::AsFd;
+    let end = |allocate: bool| {
+        let child = sys::clone::clone3(0, None, || {
+            sys::tripwire::forbid();
+            if allocate {
+                drop(std::hint::black_box(Box::new(7)));
+            }
+            sys::process::exit(0)
+        })
+        .unwrap();
+        let pidfd = WaitId::PidFd(child.pidfd.as_fd());
+        let status = waitid(pidfd, WaitIdOptions::EXITED).unwrap().unwrap();
+        status.exit_status().unwrap()
+    };
+    assert_eq!(end(false), 0);
+    assert_eq!(end(true), sys::tripwire::EXIT_CODE);
+}
