@@ -3,7 +3,6 @@
 
 #![expect(
     clippy::unwrap_used,
-    clippy::print_stdout,
     reason = "in tests a panic is the message, and the child tells its parent"
 )]
 
