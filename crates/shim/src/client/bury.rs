@@ -15,6 +15,8 @@ use crate::serve::state::{Locked, NEW, STAGED, State};
 
 /// How long the processes of a cgroup may take to die.
 const REMOVAL: Duration = Duration::from_secs(10);
+/// The same for a launch that failed, which is tried again.
+const CLEANING: Duration = Duration::from_secs(1);
 
 /// Kills what is left, removes the cgroups and the run directory, and gives the exit record: the
 /// one the shim wrote, or one written now that says that the shim died. Blocks.
@@ -50,7 +52,8 @@ fn tidy(
         }
     }
     let found = Handle::find(state.pid, state.pid_start_time).ok().flatten();
-    end(known.iter().chain(&found), state.cgroup.as_ref());
+    // strays are found again at the daemon's next start
+    end(known.iter().chain(&found), state.cgroup.as_ref(), REMOVAL);
     let record = record(state);
     // what cannot be removed now is met again by the next adoption
     drop(locked.remove());
@@ -59,7 +62,13 @@ fn tidy(
 
 /// Kills and reaps. The shim's children are ours now, and a pid namespace does not end before the
 /// last process in it that was our child is reaped.
-fn end<'a>(known: impl Iterator<Item = &'a OwnedFd>, cgroup: Option<&Cgroup>) {
+///
+/// False: one of them cannot be killed, as it waits in a file system that does not answer.
+fn end<'a>(
+    known: impl Iterator<Item = &'a OwnedFd>,
+    cgroup: Option<&Cgroup>,
+    within: Duration,
+) -> bool {
     let listed = cgroup.and_then(|c| c.pids().ok()).unwrap_or_default();
     let listed = listed.into_iter().filter_map(Pid::from_raw);
     let listed: Vec<OwnedFd> = listed
@@ -72,7 +81,7 @@ fn end<'a>(known: impl Iterator<Item = &'a OwnedFd>, cgroup: Option<&Cgroup>) {
     for pidfd in &known {
         drop(sys::signal::send_to(pidfd, libc::SIGKILL));
     }
-    let until = Instant::now() + REMOVAL;
+    let until = Instant::now() + within;
     // first the others, then the container's first process, which waits for them
     for pidfd in listed.iter().chain(known.iter().rev().copied()) {
         let left = until.saturating_duration_since(Instant::now());
@@ -81,16 +90,12 @@ fn end<'a>(known: impl Iterator<Item = &'a OwnedFd>, cgroup: Option<&Cgroup>) {
             known.iter().for_each(|fd| reap(fd.as_fd()));
         }
     }
-    if let Some(cgroup) = cgroup {
-        // strays are found again at the daemon's next start
-        drop(cgroup.remove(REMOVAL));
-    }
-    for pidfd in &known {
-        ended_blocking(
-            pidfd.as_fd(),
-            until.saturating_duration_since(Instant::now()),
-        );
-    }
+    let left = until.saturating_duration_since(Instant::now());
+    let removed = cgroup.is_none_or(|c| c.remove(left).is_ok());
+    known.iter().fold(removed, |all, pidfd| {
+        let left = until.saturating_duration_since(Instant::now());
+        all & ended_blocking(pidfd.as_fd(), left)
+    })
 }
 
 fn record(state: &State) -> Option<ExitRecord> {
@@ -119,7 +124,10 @@ fn record(state: &State) -> Option<ExitRecord> {
     Some(record)
 }
 
-/// After a launch that failed: nothing of it may be left.
+/// After a launch that failed: nothing of it may be left. Blocks for some seconds at most.
+///
+/// # Errors
+/// `EBUSY`: a process cannot be killed; everything is left as it is, to be tried again.
 pub(super) fn clean(
     run_dir: &Path,
     shim: Option<&OwnedFd>,
@@ -127,16 +135,15 @@ pub(super) fn clean(
 ) -> io::Result<()> {
     if let Some(shim) = shim {
         drop(sys::signal::send_to(shim, libc::SIGKILL));
-        ended_blocking(shim.as_fd(), REMOVAL);
+        ended_blocking(shim.as_fd(), CLEANING);
     }
-    let Some(locked) = Locked::take(run_dir)? else {
-        end(std::iter::empty(), cgroup);
-        return Ok(());
-    };
-    let state = locked.state();
+    let locked = Locked::take(run_dir)?;
+    let state = locked.as_ref().and_then(Locked::state);
     let first = state.and_then(|s| Handle::find(s.pid, s.pid_start_time).ok()?);
-    end(first.iter(), cgroup);
-    locked.remove()
+    if !end(first.iter(), cgroup, CLEANING) {
+        return Err(io::Error::from_raw_os_error(libc::EBUSY));
+    }
+    locked.map_or(Ok(()), Locked::remove)
 }
 
 /// Removes a run directory that was never given its name.

@@ -529,16 +529,32 @@ async fn previous(launch: &Launch, until: Instant) -> io::Result<()> {
         }
         None => bury::clean(&run_dir, None, None),
     });
-    buried.await.unwrap_or_else(|e| Err(io::Error::other(e)))
+    match tokio::time::timeout_at(until, buried).await {
+        Ok(buried) => buried.unwrap_or_else(|e| Err(io::Error::other(e))),
+        // the caller sees that the deadline has passed
+        Err(_) => Ok(()),
+    }
 }
 
-/// Leaves nothing of a launch that failed.
+/// Leaves nothing of a launch that failed. What cannot be killed now, because it waits in a file
+/// system that does not answer, is not waited for here but cleaned up after once it can be.
 async fn clean(launch: &Launch, plan: &Plan, flight: Flight) {
     let run_dir = launch.run_dir.clone();
     let cgroup = cgroup_of(plan);
-    let cleaned = tokio::task::spawn_blocking(move || {
-        bury::clean(&run_dir, flight.shim.as_ref(), cgroup.as_ref())
+    let shim = flight.shim.map(Arc::new);
+    let cleaning = tokio::spawn(async move {
+        loop {
+            let (run_dir, cgroup, shim) = (run_dir.clone(), cgroup.clone(), shim.clone());
+            let cleaned = tokio::task::spawn_blocking(move || {
+                bury::clean(&run_dir, shim.as_deref(), cgroup.as_ref())
+            });
+            let busy = |e: &io::Error| e.raw_os_error() == Some(libc::EBUSY);
+            // what else may fail is found by the reconcile of the next start
+            if !matches!(cleaned.await, Ok(Err(e)) if busy(&e)) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_secs(2)).await;
+        }
     });
-    // what is still left is found by the reconcile of the next start
-    drop(cleaned.await);
+    drop(tokio::time::timeout(Duration::from_secs(1), cleaning).await);
 }

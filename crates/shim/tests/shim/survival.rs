@@ -209,3 +209,43 @@ async fn faults_at_every_step_of_a_launch() {
         }
     }
 }
+
+// P5: a start that hangs in a dead file system costs its deadline, and nothing is left of it; the
+// next launch does not wait for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_start_that_hangs_costs_its_deadline_alone() {
+    let world = World::new();
+    let at = world.dir.path().join("hung");
+    std::fs::create_dir(&at).unwrap();
+    let hung = testkit::fuse::HungFs::mount(&at).expect("this test needs /dev/fuse");
+    let mut c = world.container("cat /mnt/file");
+    let source = at.join("file");
+    c.spec["mounts"]
+        .as_array_mut()
+        .unwrap()
+        .push(serde_json::json!(
+            {"destination": "/tmp/file", "type": "bind", "source": source, "options": ["bind"]}
+        ));
+    hung.hang();
+    let other = world.container("exit 4");
+    let beside = async {
+        let mut r = other.start().await;
+        r.exit().await.code
+    };
+    let began = std::time::Instant::now();
+    let slow = c.try_start(Vec::new(), Duration::from_secs(2));
+    let (slow, code) = tokio::join!(slow, beside);
+    assert_eq!(code, 4);
+    let error = slow.err().unwrap();
+    assert!(
+        matches!(error, shim::LaunchError::Deadline { .. }),
+        "{error:?}"
+    );
+    assert!(
+        began.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        began.elapsed()
+    );
+    c.assert_nothing_left();
+    drop(hung);
+}
