@@ -9,6 +9,9 @@
 //! - `PLIMSOLL_FAULT_LOG=<file>` appends `<role> <n> <name>` for each passage, so that a test first
 //!   counts the steps of an operation and then replays it once for each.
 //!
+//! - `PLIMSOLL_FAULT_FROM=<path>`: nothing is counted, logged or done before this path exists, so
+//!   that a test numbers the steps of one operation and not those of all that came before it.
+//!
 //! A process takes its role with [`enter`]; a fork that becomes another role calls it again, which
 //! restarts its count. Nothing is counted before `enter`.
 
@@ -61,6 +64,7 @@ mod active {
         role: &'static str,
         trigger: Option<(Trigger, Action)>,
         log: Option<std::fs::File>,
+        from: Option<std::path::PathBuf>,
     }
 
     pub(super) fn enter(role: &'static str) {
@@ -75,7 +79,12 @@ mod active {
                 .open(p)
                 .ok()
         });
-        let armed = (trigger.is_some() || log.is_some()).then_some(Armed { role, trigger, log });
+        let armed = (trigger.is_some() || log.is_some()).then(|| Armed {
+            role,
+            trigger,
+            log,
+            from: std::env::var_os("PLIMSOLL_FAULT_FROM").map(Into::into),
+        });
         *ROLE
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner) = armed;
@@ -106,6 +115,9 @@ mod active {
         let Some(armed) = guard.as_mut() else {
             return Ok(());
         };
+        if armed.from.as_ref().is_some_and(|path| !path.exists()) {
+            return Ok(());
+        }
         let step = STEP.fetch_add(1, Ordering::SeqCst) + 1;
         if let Some(log) = armed.log.as_mut() {
             // its descriptor goes with the others just before a container's program is executed

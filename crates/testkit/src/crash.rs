@@ -100,16 +100,12 @@ fn read_steps(instance: &Instance) -> Vec<Step> {
 #[track_caller]
 pub fn steps(scenario: &Scenario<'_>, template: &Instance) -> Vec<Step> {
     let mut instance = fresh(template);
-    let log = log_path(&instance);
-    let log = log
-        .to_str()
-        .expect("temporary directories have plain names");
-    instance.set_environment(&[("PLIMSOLL_FAULT_LOG", log)]);
+    arm(&mut instance, None);
     instance.start();
     (scenario.prepare)(&instance);
-    let before = read_steps(&instance).len();
+    begin(&instance);
     let acknowledged = (scenario.operation)(&instance);
-    let mut steps = read_steps(&instance).split_off(before);
+    let mut steps = read_steps(&instance);
     (scenario.check)(&instance, &acknowledged);
     steps.sort();
     steps.dedup();
@@ -119,6 +115,27 @@ pub fn steps(scenario: &Scenario<'_>, template: &Instance) -> Vec<Step> {
         scenario.name
     );
     steps
+}
+
+/// Path whose existence starts the numbering: the operation's steps count, not its preparation's.
+fn from_path(instance: &Instance) -> PathBuf {
+    instance.path().join("from")
+}
+
+fn arm(instance: &mut Instance, fault: Option<&str>) {
+    let (log, from) = (log_path(instance), from_path(instance));
+    let text = |p: &PathBuf| p.to_string_lossy().into_owned();
+    let (log, from) = (text(&log), text(&from));
+    let mut variables = vec![
+        ("PLIMSOLL_FAULT_LOG", log.as_str()),
+        ("PLIMSOLL_FAULT_FROM", from.as_str()),
+    ];
+    variables.extend(fault.map(|f| ("PLIMSOLL_FAULT", f)));
+    instance.set_environment(&variables);
+}
+
+fn begin(instance: &Instance) {
+    fs::write(from_path(instance), "").expect("room in the temporary directory");
 }
 
 fn fresh(template: &Instance) -> Instance {
@@ -195,17 +212,14 @@ fn replay(
 /// Whether the step was reached.
 fn replay_once(scenario: &Scenario<'_>, template: &Instance, step: &Step, action: Action) -> bool {
     let mut instance = fresh(template);
-    let log = log_path(&instance);
-    let log = log
-        .to_str()
-        .expect("temporary directories have plain names");
     let fault = format!("{}:{}:{action}", step.role, step.number);
-    instance.set_environment(&[("PLIMSOLL_FAULT", &fault), ("PLIMSOLL_FAULT_LOG", log)]);
+    arm(&mut instance, Some(&fault));
     instance.start();
     // what the operation may well leave for good when it was acknowledged is for `check` to judge
     let lasting = ["layers", "volumes"];
     let clean = Snapshot::take(&instance).without(&lasting);
     (scenario.prepare)(&instance);
+    begin(&instance);
     let acknowledged = (scenario.operation)(&instance);
     let reached = read_steps(&instance)
         .iter()

@@ -231,6 +231,7 @@ impl Instance {
             .env(MARK, self.path())
             .env_remove("PLIMSOLL_FAULT")
             .env_remove("PLIMSOLL_FAULT_LOG")
+            .env_remove("PLIMSOLL_FAULT_FROM")
             .envs(self.environment.iter().map(|(k, v)| (k, v)))
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a free descriptor"))

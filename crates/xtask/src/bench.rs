@@ -118,7 +118,7 @@ pub(crate) fn bench(arguments: &[String]) -> Result<(), Failed> {
     }
     setup::install(&[("busybox", "busybox-static"), ("mmdebstrap", "mmdebstrap")])?;
     if options.engines.iter().any(|e| e == "plimsoll") {
-        dist::build()?;
+        dist::program_to_show()?;
     }
     let mut table = report::Table::default();
     let mut engines = peers::start(&options)?;

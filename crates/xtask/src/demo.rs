@@ -75,7 +75,7 @@ pub(crate) fn demo(arguments: &[String]) -> Result<(), Failed> {
     setup::needs_root("cargo xtask demo")?;
     heading("set-up");
     setup::install(&[("mmdebstrap", "mmdebstrap")])?;
-    let program = dist::build()?;
+    let program = dist::program_to_show()?;
     let mut checks = Checks::default();
     let mut engine = Instance::of(program).log_level("info");
     heading("the doctor's verdict on this host");

@@ -31,6 +31,14 @@ pub(crate) fn build() -> Result<PathBuf, Failed> {
     Ok(binary)
 }
 
+/// What is shown and measured: what users get, or the program that `PLIMSOLL_BIN` names.
+pub(crate) fn program_to_show() -> Result<PathBuf, Failed> {
+    match std::env::var_os("PLIMSOLL_BIN") {
+        Some(path) => Ok(std::path::absolute(path)?),
+        None => build(),
+    }
+}
+
 /// For people: builds it, and says how large it is.
 pub(crate) fn dist() -> Result<(), Failed> {
     let binary = build()?;

@@ -78,7 +78,7 @@ pub(crate) fn start(options: &Options) -> Result<Vec<Engine>, Failed> {
 
 fn ours() -> Result<Engine, Failed> {
     // built already: this only tells where
-    let program = dist::build()?;
+    let program = dist::program_to_show()?;
     let meter = Meter::new("plimsoll")?;
     let mut instance = Instance::of(program).log_level("warn");
     meter.within(|| instance.start());
