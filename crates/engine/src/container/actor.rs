@@ -664,6 +664,10 @@ impl Actor {
             self.previous = Some(run.live.shim);
         }
         self.end_execs();
+        if exit.oom_killed && !self.record.state.oom_killed {
+            // the end came before the word of it
+            self.emit("oom", &[]);
+        }
         self.note_exit(&exit);
         let stopping = self.stopping.take();
         // who is told of the end finds it in the view
