@@ -100,7 +100,12 @@ async fn measure(rounds: usize, root: Option<PathBuf>) -> Result<(), Failure> {
     let begin = Instant::now();
     let engine = Engine::start(config).await?;
     table.add("adoption of 100, engine ready", begin);
-    let running = engine.snapshot().containers.iter().filter(|c| c.is_running()).count();
+    let running = engine
+        .snapshot()
+        .containers
+        .iter()
+        .filter(|c| c.is_running())
+        .count();
     assert_eq!(running, 100, "all are adopted when it is ready");
     for view in &engine.snapshot().containers {
         engine.remove(view.id(), forced()).await?;

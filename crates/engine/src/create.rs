@@ -54,7 +54,10 @@ pub(crate) async fn create(
     }
     if let NamespaceMode::Container(_) = &spec.host.ipc_mode {
         // its mount is in another mount namespace, from which none can be taken
-        warnings.push("/dev/shm is not shared with the other container yet: this container has its own".to_owned());
+        warnings.push(
+            "/dev/shm is not shared with the other container yet: this container has its own"
+                .to_owned(),
+        );
     }
     look_at_sources(&mounts).await?;
     let id = names::new_id();

@@ -419,34 +419,6 @@ fn run_config(spec: &ContainerSpec) -> RunConfig {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn images_are_found_as_docker_finds_them() {
-        let image = |digit: char, name: &str| ImageView {
-            id: format!("sha256:{}", digit.to_string().repeat(64)),
-            names: vec![name.to_owned()],
-            ..ImageView::default()
-        };
-        let mut list = vec![image('a', "busybox:latest"), image('b', "deb:12")];
-        list.push(ImageView {
-            id: format!("sha256:ab{}", "c".repeat(62)),
-            ..ImageView::default()
-        });
-        let id = |wanted: &str| find(&list, wanted).map(|i| i.id[7..9].to_owned());
-        assert_eq!(id("busybox").unwrap(), "aa");
-        assert_eq!(id("docker.io/library/busybox:latest").unwrap(), "aa");
-        assert_eq!(id("deb:12").unwrap(), "bb");
-        assert!(id("deb").is_err());
-        assert_eq!(id("bbbb").unwrap(), "bb");
-        assert_eq!(id(&format!("sha256:{}", "a".repeat(64))).unwrap(), "aa");
-        assert_eq!(id("a").unwrap_err().kind(), ErrorKind::InvalidArgument);
-        assert_eq!(id("dead").unwrap_err().kind(), ErrorKind::NotFound);
-    }
-}
-
 pub(crate) async fn fsck(engine: &Arc<Inner>, repair: bool) -> Result<crate::FsckReport, Error> {
     let report = long(engine, move |inner| {
         let found = inner.store.fsck(repair);
@@ -474,4 +446,32 @@ pub(crate) async fn fsck(engine: &Arc<Inner>, repair: bool) -> Result<crate::Fsc
     .await?;
     engine.refresh_images().await;
     Ok(report)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn images_are_found_as_docker_finds_them() {
+        let image = |digit: char, name: &str| ImageView {
+            id: format!("sha256:{}", digit.to_string().repeat(64)),
+            names: vec![name.to_owned()],
+            ..ImageView::default()
+        };
+        let mut list = vec![image('a', "busybox:latest"), image('b', "deb:12")];
+        list.push(ImageView {
+            id: format!("sha256:ab{}", "c".repeat(62)),
+            ..ImageView::default()
+        });
+        let id = |wanted: &str| find(&list, wanted).map(|i| i.id[7..9].to_owned());
+        assert_eq!(id("busybox").unwrap(), "aa");
+        assert_eq!(id("docker.io/library/busybox:latest").unwrap(), "aa");
+        assert_eq!(id("deb:12").unwrap(), "bb");
+        assert!(id("deb").is_err());
+        assert_eq!(id("bbbb").unwrap(), "bb");
+        assert_eq!(id(&format!("sha256:{}", "a".repeat(64))).unwrap(), "aa");
+        assert_eq!(id("a").unwrap_err().kind(), ErrorKind::InvalidArgument);
+        assert_eq!(id("dead").unwrap_err().kind(), ErrorKind::NotFound);
+    }
 }

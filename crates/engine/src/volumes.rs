@@ -242,11 +242,7 @@ fn same_owner_and_mode(root: &OwnedFd, path: &str, target: &OwnedFd) -> Result<(
     alike().map_err(|e| Error::io(format!("make the volume alike to {path}"))(e.into()))
 }
 
-fn pack(
-    root: &OwnedFd,
-    path: &str,
-    writer: std::io::PipeWriter,
-) -> Result<(), ArchivePathError> {
+fn pack(root: &OwnedFd, path: &str, writer: std::io::PipeWriter) -> Result<(), ArchivePathError> {
     let mut writer = std::io::BufWriter::with_capacity(64 * 1024, writer);
     let options = TarOptions {
         rename: Some(String::new()),

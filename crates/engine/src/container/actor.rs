@@ -119,6 +119,8 @@ pub(crate) struct Actor {
     /// The engine's shutdown waits until all of these are gone.
     _alive: Option<mpsc::Sender<Infallible>>,
     pub(super) broken: bool,
+    /// Its shim lives and does not answer.
+    pub(super) mute: bool,
     gone: bool,
 }
 
@@ -166,6 +168,7 @@ pub(crate) fn spawn(
         closing: engine.closing.subscribe(),
         _alive: engine.alive(),
         broken: false,
+        mute: false,
         gone: false,
     };
     tokio::spawn(async move {
@@ -867,6 +870,7 @@ impl Actor {
 
 impl Actor {
     fn take_up(&mut self, found: Found) {
+        self.mute = false;
         match found {
             Found::New => {}
             Found::AtRest => self.at_rest(),
@@ -891,6 +895,7 @@ impl Actor {
                 self.settle_at_start();
             }
             Found::Mute(reason) => {
+                self.mute = true;
                 self.adopt_at = Some(Instant::now() + ADOPT_AGAIN);
                 self.record_mut().state.error = reason;
                 self.set_phase(Phase::Dead);

@@ -88,8 +88,7 @@ pub(super) async fn launch(
     let (launched, shim) = run(&engine, &record, prepared, kept).await?;
     // the shim's own word on when it started is what an adoption will hear, too
     let (durable, status) = tokio::join!(written, shim.status());
-    let durable =
-        durable.unwrap_or_else(|_| Err(Error::internal("the engine is shutting down")));
+    let durable = durable.unwrap_or_else(|_| Err(Error::internal("the engine is shutting down")));
     if let Err(error) = durable {
         // not acknowledged, so it must not run either
         drop(shim.signal(None, 9, true).await);

@@ -1,15 +1,36 @@
 //! Removal: record out, files to the trash, name free.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::Reply;
 use super::actor::{Actor, Internal, Then, answer};
 use crate::error::Error;
-use crate::model::{MountKind, Phase};
+use crate::inner::Inner;
+use crate::model::{ContainerRecord, MountKind, Phase};
 use crate::views::RemoveOptions;
 
 /// How long what is left of the last run may take to go.
 const REMAINS_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Its shim was never adopted: killed, it is found dead, and its container is ended for it.
+async fn end_mute(engine: &Arc<Inner>, record: &ContainerRecord) {
+    let run_dir = engine.shim_dir(&record.id);
+    let killed = engine
+        .blocking("kill a mute shim", move |_| {
+            shim::kill_mute(&run_dir).map_err(Error::io("kill a mute shim"))
+        })
+        .await;
+    if let Err(error) = killed {
+        tracing::warn!(container = record.id, error = %error.report(), "the mute shim lives on");
+    }
+    let found = crate::reconcile::adopt(engine, record.clone()).await;
+    tracing::info!(
+        container = record.id,
+        ?found,
+        "ended a container whose shim was mute"
+    );
+}
 
 impl Actor {
     pub(super) async fn remove(&mut self, options: RemoveOptions, reply: Reply<()>) {
@@ -18,12 +39,14 @@ impl Actor {
             Phase::Running | Phase::Stopping | Phase::Paused | Phase::Restarting => {
                 "stop the container before removing or force remove"
             }
+            Phase::Dead if self.mute => "its shim does not answer: force remove",
             _ => "",
         };
         if !first.is_empty() && !options.force {
             let state = match self.phase {
                 Phase::Paused => "paused and must be unpaused first",
                 Phase::Restarting => "restarting",
+                Phase::Dead => "mute",
                 _ => "running",
             };
             let text =
@@ -59,8 +82,11 @@ impl Actor {
         self.kept.clear();
         let (engine, record) = (self.engine.clone(), self.record.clone());
         let (previous, writes) = (self.previous.take(), self.take_writes());
-        let tell = self.teller();
+        let (tell, mute) = (self.teller(), self.mute);
         tokio::spawn(async move {
+            if mute {
+                end_mute(&engine, &record).await;
+            }
             if let Some(shim) = previous {
                 let gone = tokio::time::timeout(REMAINS_DEADLINE, shim.gone()).await;
                 if gone.is_err() {

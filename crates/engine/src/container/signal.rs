@@ -3,8 +3,6 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
-
 use super::actor::{Actor, Stopping, Then, answer};
 use super::{Live, Reply};
 use crate::error::Error;
@@ -181,7 +179,8 @@ impl Actor {
         } else if passed(stopping.force_at) {
             stopping.force_at = None;
             if let Some(run) = &self.run {
-                tokio::spawn(force(self.engine.clone(), run.live.clone()));
+                let id = self.record.id.clone();
+                tokio::spawn(force(self.engine.clone(), id, run.live.clone()));
             }
         } else if passed(stopping.give_up_at) {
             let text = format!(
@@ -251,7 +250,7 @@ fn cgroup_error(error: runtime::cgroup::CgroupError) -> Error {
 }
 
 /// What SIGKILL by way of the shim did not do.
-async fn force(engine: Arc<Inner>, live: Live) {
+async fn force(engine: Arc<Inner>, id: String, live: Live) {
     let cgroup = live.cgroup.clone();
     let killed = engine
         .blocking("kill the container's processes", move |_| {
@@ -265,23 +264,15 @@ async fn force(engine: Arc<Inner>, live: Live) {
         return; // it will tell
     }
     tracing::warn!(shim = live.shim_pid, "the shim is mute: killing it");
-    if let Err(error) = kill_shim(&live) {
-        tracing::warn!(%error, shim = live.shim_pid, "the mute shim could not be killed");
+    let run_dir = engine.shim_dir(&id);
+    let killed = engine
+        .blocking("kill a mute shim", move |_| {
+            shim::kill_mute(&run_dir).map_err(Error::io("kill a mute shim"))
+        })
+        .await;
+    if let Err(error) = killed {
+        tracing::warn!(shim = live.shim_pid, error = %error.report(), "the mute shim lives on");
     }
-}
-
-/// SIGKILL reaches a stopped process too. A pid alone may be somebody else's by now: it is the shim
-/// as long as it is the parent of the container's process, which start time identifies.
-fn kill_shim(live: &Live) -> std::io::Result<()> {
-    let pid = Pid::from_raw(live.shim_pid)
-        .ok_or_else(|| std::io::Error::other("the shim's pid is not known"))?;
-    let handle = pidfd_open(pid, PidfdFlags::empty())?;
-    let (parent, start) = crate::procfs::parent_and_start(live.pid)?;
-    if parent != live.shim_pid || start != live.pid_start_time {
-        return Err(std::io::Error::other("the container's process is gone"));
-    }
-    sys::fault::point("engine.shim.kill")?;
-    Ok(pidfd_send_signal(&handle, Signal::KILL)?)
 }
 
 // ---- pause

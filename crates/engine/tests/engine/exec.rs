@@ -20,7 +20,11 @@ async fn output_code_and_what_it_inherits() {
     assert_eq!(output, format!("1\n/tmp\n0\n{}\n", &id[..12]));
     let missing = lab.exec(&id, &["nothere"]).await.unwrap_err();
     assert_eq!(missing.kind(), ErrorKind::CannotRun, "{}", missing.report());
-    assert!(missing.report().contains("executable file not found"), "{}", missing.report());
+    assert!(
+        missing.report().contains("executable file not found"),
+        "{}",
+        missing.report()
+    );
     // nothing of the engine's own stays in it: the shell and its sleep
     let begin = std::time::Instant::now();
     loop {
@@ -47,10 +51,19 @@ async fn user_environment_and_place_of_its_own() {
         ..ExecSpec::default()
     };
     let exec = lab.engine().exec_create(&id, spec).await.unwrap();
-    let stream = lab.engine().exec_start(&exec, true, None).await.unwrap().unwrap();
+    let stream = lab
+        .engine()
+        .exec_start(&exec, true, None)
+        .await
+        .unwrap()
+        .unwrap();
     let output = crate::lab::stdout(&read_all(stream).await);
     assert_eq!(output, "user\n2 /home\n/etc\n");
-    let twice = lab.engine().exec_start(&exec, true, None).await.unwrap_err();
+    let twice = lab
+        .engine()
+        .exec_start(&exec, true, None)
+        .await
+        .unwrap_err();
     assert_eq!(twice.kind(), ErrorKind::Conflict);
     lab.end().await;
 }
@@ -72,7 +85,12 @@ async fn input_and_terminal() {
         height: 20,
         width: 70,
     };
-    let stream = lab.engine().exec_start(&exec, true, Some(size)).await.unwrap().unwrap();
+    let stream = lab
+        .engine()
+        .exec_start(&exec, true, Some(size))
+        .await
+        .unwrap()
+        .unwrap();
     read_until(&stream, "20 70\r\n").await;
     let bigger = ConsoleSize {
         height: 21,
@@ -93,7 +111,13 @@ async fn with_the_container_all_ends() {
         ..ExecSpec::default()
     };
     let exec = lab.engine().exec_create(&id, spec.clone()).await.unwrap();
-    assert!(lab.engine().exec_start(&exec, false, None).await.unwrap().is_none());
+    assert!(
+        lab.engine()
+            .exec_start(&exec, false, None)
+            .await
+            .unwrap()
+            .is_none()
+    );
     let view = lab.engine().exec_inspect(&exec).unwrap();
     assert!(view.running && view.pid > 0);
     lab.until("the view shows it", || {
@@ -118,7 +142,12 @@ async fn many_at_once_and_ended_ones_are_forgotten() {
         let all = (0..10).map(|n| {
             let lab = &lab;
             let id = &id;
-            async move { lab.exec(id, &["sh", "-c", &format!("exit {n}")]).await.unwrap().0 }
+            async move {
+                lab.exec(id, &["sh", "-c", &format!("exit {n}")])
+                    .await
+                    .unwrap()
+                    .0
+            }
         });
         let codes = futures_util::future::join_all(all).await;
         assert_eq!(codes, (0..10).collect::<Vec<_>>(), "round {round}");

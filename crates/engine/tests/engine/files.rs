@@ -30,16 +30,27 @@ async fn files_go_in_and_out_whether_it_runs_or_not() {
     let id = lab.create(spec).await.unwrap();
     let put = |path: &'static str, name: &'static str| {
         let bytes = file(name, name);
-        engine.archive_put(&id, path, PutOptions::default(), Box::new(Cursor::new(bytes)))
+        engine.archive_put(
+            &id,
+            path,
+            PutOptions::default(),
+            Box::new(Cursor::new(bytes)),
+        )
     };
     put("/tmp", "stopped").await.unwrap();
     put("/data", "in-volume").await.unwrap();
     let volume = engine.volume("data").unwrap().mountpoint;
-    assert!(volume.join("in-volume").exists(), "into the volume, not under it");
+    assert!(
+        volume.join("in-volume").exists(),
+        "into the volume, not under it"
+    );
     engine.start_container(&id).await.unwrap();
     put("/tmp", "running").await.unwrap();
     let (code, output) = lab.exec(&id, &["ls", "/tmp", "/data"]).await.unwrap();
-    assert_eq!((code, output.as_str()), (0, "/data:\nin-volume\n\n/tmp:\nrunning\nstopped\n"));
+    assert_eq!(
+        (code, output.as_str()),
+        (0, "/data:\nin-volume\n\n/tmp:\nrunning\nstopped\n")
+    );
 
     let stat = engine.archive_stat(&id, "/tmp/running").await.unwrap();
     assert_eq!((stat.name.as_str(), stat.size), ("running", 7));
@@ -59,10 +70,16 @@ async fn files_go_in_and_out_whether_it_runs_or_not() {
 async fn changes_and_commit_see_what_was_done_and_no_more() {
     let lab = Lab::new().await;
     let engine = lab.engine();
-    let id = lab.run(sh("echo own >/new; rm /etc/group; echo >>/etc/passwd; sleep 1000")).await;
+    let id = lab
+        .run(sh(
+            "echo own >/new; rm /etc/group; echo >>/etc/passwd; sleep 1000",
+        ))
+        .await;
     lab.until("its work", || {
         let upper = lab.view(&id).paths.upper.clone();
-        std::fs::read_to_string(upper.join("etc/passwd")).is_ok_and(|t| t.ends_with("\n\n")).then_some(())
+        std::fs::read_to_string(upper.join("etc/passwd"))
+            .is_ok_and(|t| t.ends_with("\n\n"))
+            .then_some(())
     })
     .await;
     let changes = engine.changes(&id).await.unwrap();

@@ -103,7 +103,10 @@ impl Lab {
     }
 
     pub(crate) async fn run(&self, spec: ContainerSpec) -> String {
-        let id = self.create(spec).await.unwrap_or_else(|e| panic!("create: {}", e.report()));
+        let id = self
+            .create(spec)
+            .await
+            .unwrap_or_else(|e| panic!("create: {}", e.report()));
         let started = self.engine().start_container(&id).await;
         started.unwrap_or_else(|e| panic!("start: {}", e.report()));
         id
@@ -111,8 +114,15 @@ impl Lab {
 
     /// Runs to its end; its code and its output, stdout and stderr together as logged.
     pub(crate) async fn output(&self, spec: ContainerSpec) -> (i32, String) {
-        let id = self.create(spec).await.unwrap_or_else(|e| panic!("create: {}", e.report()));
-        let exit = self.engine().wait(&id, WaitCondition::NextExit).await.unwrap();
+        let id = self
+            .create(spec)
+            .await
+            .unwrap_or_else(|e| panic!("create: {}", e.report()));
+        let exit = self
+            .engine()
+            .wait(&id, WaitCondition::NextExit)
+            .await
+            .unwrap();
         let started = self.engine().start_container(&id).await;
         started.unwrap_or_else(|e| panic!("start: {}", e.report()));
         let status = within("the exit", exit).await.unwrap();
@@ -125,7 +135,11 @@ impl Lab {
             stderr: true,
             ..engine::LogOptions::default()
         };
-        let mut lines = self.engine().logs(id, options).await.expect("the log opens");
+        let mut lines = self
+            .engine()
+            .logs(id, options)
+            .await
+            .expect("the log opens");
         let mut text = Vec::new();
         while let Some(line) = within("a line", lines.next()).await {
             text.extend(line.expect("a line is read").bytes);
@@ -152,9 +166,22 @@ impl Lab {
                 return found;
             }
             if begin.elapsed() > PATIENCE {
-                let views: Vec<_> = self.engine().snapshot().containers.iter().map(|c| {
-                    format!("{} {:?} pid {} code {} {}", c.name(), c.phase, c.pid, c.exit_code, c.error)
-                }).collect();
+                let views: Vec<_> = self
+                    .engine()
+                    .snapshot()
+                    .containers
+                    .iter()
+                    .map(|c| {
+                        format!(
+                            "{} {:?} pid {} code {} {}",
+                            c.name(),
+                            c.phase,
+                            c.pid,
+                            c.exit_code,
+                            c.error
+                        )
+                    })
+                    .collect();
                 panic!("waited {PATIENCE:?} for {what}: {views:#?}");
             }
             tokio::time::sleep(Duration::from_millis(2)).await;
@@ -162,7 +189,11 @@ impl Lab {
     }
 
     pub(crate) async fn wait(&self, id: &str) -> ExitStatus {
-        let waiter = self.engine().wait(id, WaitCondition::NotRunning).await.unwrap();
+        let waiter = self
+            .engine()
+            .wait(id, WaitCondition::NotRunning)
+            .await
+            .unwrap();
         within("the exit", waiter).await.unwrap()
     }
 
@@ -217,7 +248,12 @@ impl Lab {
         }
         let ours = self.dir.path().to_string_lossy().into_owned();
         let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
-        found.extend(mounts.lines().filter(|l| l.contains(&ours)).map(|l| format!("mount {l}")));
+        found.extend(
+            mounts
+                .lines()
+                .filter(|l| l.contains(&ours))
+                .map(|l| format!("mount {l}")),
+        );
         found
     }
 
@@ -343,7 +379,10 @@ pub(crate) async fn read_until(stream: &UnixStream, wanted: &str) -> Vec<u8> {
     let mut got = Vec::new();
     let begin = Instant::now();
     while !String::from_utf8_lossy(&got).contains(wanted) {
-        assert!(begin.elapsed() < PATIENCE, "waited for {wanted:?} in {got:?}");
+        assert!(
+            begin.elapsed() < PATIENCE,
+            "waited for {wanted:?} in {got:?}"
+        );
         let mut buffer = [0; 4096];
         within("output", stream.readable()).await.unwrap();
         match stream.try_read(&mut buffer) {
@@ -377,8 +416,11 @@ pub(crate) fn signal(pid: i32, signal: rustix::process::Signal) {
 
 /// A process is gone, or a zombie that its parent has not looked at yet.
 pub(crate) fn is_dead(pid: i32) -> bool {
-    std::fs::read_to_string(format!("/proc/{pid}/stat"))
-        .map_or(true, |s| s.rsplit(')').next().is_some_and(|r| r.trim().starts_with('Z')))
+    std::fs::read_to_string(format!("/proc/{pid}/stat")).map_or(true, |s| {
+        s.rsplit(')')
+            .next()
+            .is_some_and(|r| r.trim().starts_with('Z'))
+    })
 }
 
 pub(crate) fn parent_of(pid: i32) -> i32 {

@@ -12,9 +12,15 @@ async fn runs_logs_exits_and_goes() {
     let lab = Lab::new().await;
     let (code, output) = lab.output(sh("echo out; echo err >&2; exit 3")).await;
     assert_eq!(code, 3);
-    assert!(output.contains("out\n") && output.contains("err\n"), "{output}");
+    assert!(
+        output.contains("out\n") && output.contains("err\n"),
+        "{output}"
+    );
     let view = lab.engine().snapshot().containers[0].clone();
-    assert_eq!((view.phase, view.exit_code, view.pid), (Phase::Exited, 3, 0));
+    assert_eq!(
+        (view.phase, view.exit_code, view.pid),
+        (Phase::Exited, 3, 0)
+    );
     assert!(view.started_at < view.finished_at);
     let (past, _) = lab.engine().events(Some(0), None);
     let actions: Vec<&str> = past
@@ -35,7 +41,11 @@ async fn attach_before_start_loses_no_byte() {
     spec.stdin_once = true;
     let id = lab.create(spec).await.unwrap();
     let stream = lab.engine().attach(&id, all_streams()).await.unwrap();
-    let exit = lab.engine().wait(&id, WaitCondition::NextExit).await.unwrap();
+    let exit = lab
+        .engine()
+        .wait(&id, WaitCondition::NextExit)
+        .await
+        .unwrap();
     lab.engine().start_container(&id).await.unwrap();
     let text = "x".repeat(100_000);
     let writer = async {
@@ -68,7 +78,9 @@ async fn attach_to_a_running_one_with_its_log() {
     let id = lab.run(sh("echo before; sleep 1000")).await;
     lab.until("a line in the log", || {
         let log = lab.view(&id).paths.log.clone().unwrap();
-        std::fs::read_to_string(log).is_ok_and(|t| t.contains("before")).then_some(())
+        std::fs::read_to_string(log)
+            .is_ok_and(|t| t.contains("before"))
+            .then_some(())
     })
     .await;
     let options = AttachOptions {
@@ -109,7 +121,9 @@ async fn stop_is_the_signal_then_the_kill() {
     let polite = lab.run(idle()).await;
     lab.until("its trap", || {
         let log = lab.view(&polite).paths.log.clone().unwrap();
-        std::fs::read_to_string(log).is_ok_and(|t| t.contains("ready")).then_some(())
+        std::fs::read_to_string(log)
+            .is_ok_and(|t| t.contains("ready"))
+            .then_some(())
     })
     .await;
     lab.engine().stop(&polite, None, None).await.unwrap();
@@ -133,11 +147,17 @@ async fn stop_is_the_signal_then_the_kill() {
 async fn kill_signals_and_kills() {
     let lab = Lab::new().await;
     let id = lab
-        .run(sh("trap 'echo usr' USR1; echo ready; while :; do sleep 1000 & wait $!; done"))
+        .run(sh(
+            "trap 'echo usr' USR1; echo ready; while :; do sleep 1000 & wait $!; done",
+        ))
         .await;
     let logged = |text: &'static str| {
         let log = lab.view(&id).paths.log.clone().unwrap();
-        move || std::fs::read_to_string(&log).is_ok_and(|t| t.contains(text)).then_some(())
+        move || {
+            std::fs::read_to_string(&log)
+                .is_ok_and(|t| t.contains(text))
+                .then_some(())
+        }
     };
     lab.until("its trap", logged("ready")).await;
     lab.engine().kill(&id, Some("SIGUSR1")).await.unwrap();
@@ -198,7 +218,11 @@ async fn what_cannot_run_says_why_and_leaves_nothing() {
         let id = lab.create(spec(argv)).await.unwrap();
         let error = lab.engine().start_container(&id).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::CannotRun, "{}", error.report());
-        assert!(error.report().to_lowercase().contains(words), "{}", error.report());
+        assert!(
+            error.report().to_lowercase().contains(words),
+            "{}",
+            error.report()
+        );
         let view = lab.view(&id);
         assert_eq!((view.phase, view.exit_code), (Phase::Created, code));
     }
@@ -216,16 +240,26 @@ async fn ephemeral_ones_remove_themselves() {
     let mut short = sh("exit 5");
     short.host.auto_remove = true;
     let id = lab.create(short).await.unwrap();
-    let removed = lab.engine().wait(&id, WaitCondition::Removed).await.unwrap();
+    let removed = lab
+        .engine()
+        .wait(&id, WaitCondition::Removed)
+        .await
+        .unwrap();
     lab.engine().start_container(&id).await.unwrap();
     assert_eq!(within("its removal", removed).await.unwrap().code, 5);
-    assert_eq!(lab.engine().find(&id).unwrap_err().kind(), ErrorKind::NotFound);
+    assert_eq!(
+        lab.engine().find(&id).unwrap_err().kind(),
+        ErrorKind::NotFound
+    );
 
     let mut broken = spec(&["nothere"]);
     broken.host.auto_remove = true;
     let id = lab.create(broken).await.unwrap();
     assert!(lab.engine().start_container(&id).await.is_err());
-    lab.until("its removal", || lab.engine().find(&id).is_err().then_some(())).await;
+    lab.until("its removal", || {
+        lab.engine().find(&id).is_err().then_some(())
+    })
+    .await;
     lab.end().await;
 }
 
@@ -239,7 +273,11 @@ async fn removal_needs_force_while_it_runs() {
         force: true,
         volumes: false,
     };
-    let waiter = lab.engine().wait(&id, WaitCondition::Removed).await.unwrap();
+    let waiter = lab
+        .engine()
+        .wait(&id, WaitCondition::Removed)
+        .await
+        .unwrap();
     let (one, two) = tokio::join!(
         lab.engine().remove(&id, forced),
         lab.engine().remove(&id, forced),
@@ -302,7 +340,10 @@ async fn inside_it_is_as_docker_makes_it() {
             "keel"
         ]
     );
-    assert!(output.contains("\nlo\n/root\nCapEff:\t00000000a80425fb\n512"), "{output}");
+    assert!(
+        output.contains("\nlo\n/root\nCapEff:\t00000000a80425fb\n512"),
+        "{output}"
+    );
     lab.end().await;
 }
 
@@ -314,13 +355,23 @@ async fn users_and_groups_of_the_image() {
     spec.host.group_add = vec!["3000".to_owned()];
     let (_, output) = lab.output(spec).await;
     assert!(output.contains("uid=1000(user) gid=1000(user)"), "{output}");
-    assert!(output.contains("2000(extra)") && output.contains("3000"), "{output}");
-    assert!(output.contains("CapEff:\t0000000000000000\n/home\n"), "{output}");
+    assert!(
+        output.contains("2000(extra)") && output.contains("3000"),
+        "{output}"
+    );
+    assert!(
+        output.contains("CapEff:\t0000000000000000\n/home\n"),
+        "{output}"
+    );
     let mut wrong = sh("true");
     wrong.user = "nobody-here".to_owned();
     let id = lab.create(wrong).await.unwrap();
     let error = lab.engine().start_container(&id).await.unwrap_err();
-    assert!(error.report().contains("unable to find user nobody-here"), "{}", error.report());
+    assert!(
+        error.report().contains("unable to find user nobody-here"),
+        "{}",
+        error.report()
+    );
     lab.end().await;
 }
 
@@ -339,7 +390,10 @@ async fn namespaces_of_another_container() {
         let link = std::fs::read_link(format!("/proc/{pid}/ns/{namespace}")).unwrap();
         assert!(output.contains(&*link.to_string_lossy()), "{output}");
     }
-    assert!(output.contains("sleep 1000"), "the other's processes are seen: {output}");
+    assert!(
+        output.contains("sleep 1000"),
+        "the other's processes are seen: {output}"
+    );
     lab.engine().stop(&first, None, Some(1)).await.unwrap();
     let mut late = sh("true");
     late.host.network = NetworkMode::Container(first);
@@ -358,14 +412,23 @@ async fn limits_are_set_changed_and_counted() {
     let id = lab.run(spec).await;
     let sample = lab.engine().stats(&id).await.unwrap();
     assert_eq!((sample.memory_limit, sample.pids_limit), (32 << 20, 50));
-    assert!(sample.pids_current >= 1 && sample.cpu_total_ns > 0, "{sample:?}");
+    assert!(
+        sample.pids_current >= 1 && sample.cpu_total_ns > 0,
+        "{sample:?}"
+    );
     let mut request = engine::UpdateRequest::default();
     request.resources.memory = 64 << 20;
     request.resources.memory_swap = 128 << 20;
     lab.engine().update(&id, request).await.unwrap();
-    assert_eq!(lab.engine().stats(&id).await.unwrap().memory_limit, 64 << 20);
+    assert_eq!(
+        lab.engine().stats(&id).await.unwrap().memory_limit,
+        64 << 20
+    );
     let top = lab.engine().top(&id, "").await.unwrap();
-    assert!(top.rows.iter().any(|r| r.last().unwrap().contains("sleep")), "{top:?}");
+    assert!(
+        top.rows.iter().any(|r| r.last().unwrap().contains("sleep")),
+        "{top:?}"
+    );
     lab.end().await;
 }
 

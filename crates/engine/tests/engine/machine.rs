@@ -1,7 +1,7 @@
 //! Random commands against a model: the phase and the class of every answer are as the model says.
 
-use engine::model::{ErrorKind, Phase};
 use engine::RemoveOptions;
+use engine::model::{ErrorKind, Phase};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 

@@ -26,8 +26,15 @@ async fn living_containers_are_adopted_with_all_they_had() {
         assert_eq!(view.started_at, before.started_at);
         assert_eq!(lab.view(&paused).phase, Phase::Paused);
     }
-    assert_eq!(lab.exec(&id, &["echo", "alive"]).await.unwrap().1, "alive\n");
-    let exit = lab.engine().wait(&id, WaitCondition::NotRunning).await.unwrap();
+    assert_eq!(
+        lab.exec(&id, &["echo", "alive"]).await.unwrap().1,
+        "alive\n"
+    );
+    let exit = lab
+        .engine()
+        .wait(&id, WaitCondition::NotRunning)
+        .await
+        .unwrap();
     lab.engine().stop(&id, None, None).await.unwrap();
     assert_eq!(within("the exit", exit).await.unwrap().code, 7);
     lab.engine().unpause(&paused).await.unwrap();
@@ -37,7 +44,11 @@ async fn living_containers_are_adopted_with_all_they_had() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_end_while_nobody_looked_is_found_on_record() {
     let mut lab = Lab::new().await;
-    let id = lab.run(sh("while [ ! -e /go ]; do sleep 0.01; done; echo last; exit 11")).await;
+    let id = lab
+        .run(sh(
+            "while [ ! -e /go ]; do sleep 0.01; done; echo last; exit 11",
+        ))
+        .await;
     let mut spec = idle();
     spec.host.auto_remove = true;
     let ephemeral = lab.run(spec).await;
@@ -70,14 +81,19 @@ async fn an_end_while_nobody_looked_is_found_on_record() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_shim_ends_its_container_and_that_is_told() {
     let mut lab = Lab::new().await;
-    let (first, second, third) = (lab.run(idle()).await, lab.run(idle()).await, lab.run(idle()).await);
+    let (first, second, third) = (
+        lab.run(idle()).await,
+        lab.run(idle()).await,
+        lab.run(idle()).await,
+    );
     // under the engine's eyes
     let pid = lab.view(&first).pid;
     signal(parent_of(pid), Signal::KILL);
     let view = lab.phase(&first, Phase::Exited).await;
     assert_eq!(view.exit_code, 137);
     assert!(view.error.contains("shim"), "{}", view.error);
-    lab.until("its process's end", || is_dead(pid).then_some(())).await;
+    lab.until("its process's end", || is_dead(pid).then_some(()))
+        .await;
     // and while the engine is away
     let pid = lab.view(&second).pid;
     lab.drop_engine().await;
@@ -113,6 +129,15 @@ async fn a_mute_shim_costs_its_container_alone() {
     signal(shim, Signal::STOP);
     within("its removal", lab.remove(&mute)).await;
     assert!(is_dead(shim));
+    // also one that was never heard of since the engine started
+    let mute = lab.run(idle()).await;
+    let (init, shim) = (lab.view(&mute).pid, parent_of(lab.view(&mute).pid));
+    signal(shim, Signal::STOP);
+    lab.drop_engine().await;
+    lab.start().await;
+    lab.phase(&mute, Phase::Dead).await;
+    within("its removal", lab.remove(&mute)).await;
+    assert!(is_dead(shim) && is_dead(init));
     lab.end().await;
 }
 
@@ -141,9 +166,25 @@ async fn leftovers_without_an_owner_go() {
     lab.drop_engine().await;
     let exec = lab.dir.path().join("exec");
     std::fs::create_dir_all(exec.join("shims").join("f".repeat(64))).unwrap();
-    std::fs::create_dir_all(lab.dir.path().join("data/containers").join("e".repeat(64)).join("upper")).unwrap();
+    std::fs::create_dir_all(
+        lab.dir
+            .path()
+            .join("data/containers")
+            .join("e".repeat(64))
+            .join("upper"),
+    )
+    .unwrap();
     let instance = runtime::cgroup::instance_name(&exec);
-    let memory = lab.config().facts.cgroup.hierarchies.iter().find(|h| h.writable).unwrap().own.clone();
+    let memory = lab
+        .config()
+        .facts
+        .cgroup
+        .hierarchies
+        .iter()
+        .find(|h| h.writable)
+        .unwrap()
+        .own
+        .clone();
     let stray = memory.join(&instance).join("d".repeat(64));
     std::fs::create_dir_all(&stray).unwrap();
     lab.start().await;

@@ -21,7 +21,11 @@ async fn on_failure_tries_so_often_and_no_more() {
     let view = lab.phase(&id, Phase::Exited).await;
     assert_eq!((view.restart_count, view.exit_code), (2, 4));
     // pauses of 100 and 200 ms
-    assert!(begin.elapsed() >= Duration::from_millis(300), "{:?}", begin.elapsed());
+    assert!(
+        begin.elapsed() >= Duration::from_millis(300),
+        "{:?}",
+        begin.elapsed()
+    );
     let mut fine = sh("exit 0");
     fine.host.restart = policy(RestartKind::OnFailure, 0);
     let id = lab.run(fine).await;
@@ -35,7 +39,10 @@ async fn always_ends_when_a_user_stops_it() {
     let mut spec = sh("exit 0");
     spec.host.restart = policy(RestartKind::Always, 0);
     let id = lab.run(spec).await;
-    lab.until("two restarts", || (lab.view(&id).restart_count >= 2).then_some(())).await;
+    lab.until("two restarts", || {
+        (lab.view(&id).restart_count >= 2).then_some(())
+    })
+    .await;
     lab.phase(&id, Phase::Restarting).await;
     lab.engine().stop(&id, None, Some(1)).await.ok();
     lab.phase(&id, Phase::Exited).await;
@@ -49,7 +56,11 @@ async fn always_ends_when_a_user_stops_it() {
 async fn what_a_user_stopped_is_remembered_over_a_restart_of_the_engine() {
     let mut lab = Lab::new().await;
     let mut ids = Vec::new();
-    for kind in [RestartKind::Always, RestartKind::UnlessStopped, RestartKind::No] {
+    for kind in [
+        RestartKind::Always,
+        RestartKind::UnlessStopped,
+        RestartKind::No,
+    ] {
         let mut spec = idle();
         spec.host.restart = policy(kind, 0);
         let id = lab.run(spec).await;
@@ -70,7 +81,11 @@ async fn a_restart_by_hand_is_another_process() {
     let lab = Lab::new().await;
     let id = lab.run(idle()).await;
     let before = lab.view(&id).pid;
-    let exit = lab.engine().wait(&id, WaitCondition::NextExit).await.unwrap();
+    let exit = lab
+        .engine()
+        .wait(&id, WaitCondition::NextExit)
+        .await
+        .unwrap();
     lab.engine().restart(&id, None, Some(2)).await.unwrap();
     exit.await.unwrap();
     let view = lab.view(&id);

@@ -25,7 +25,9 @@ fn with(mut spec: ContainerSpec, mounts: Vec<MountSpec>) -> ContainerSpec {
 async fn a_named_volume_outlives_containers_and_comes_back_from_the_trash() {
     let lab = Lab::new().await;
     let data = || vec![mount(MountKind::Volume, "data", "/data")];
-    let (code, _) = lab.output(with(sh("echo precious >/data/file"), data())).await;
+    let (code, _) = lab
+        .output(with(sh("echo precious >/data/file"), data()))
+        .await;
     assert_eq!(code, 0);
     let first = lab.engine().snapshot().containers[0].record.id.clone();
     let used = lab.engine().remove_volume("data", false).await.unwrap_err();
@@ -37,7 +39,10 @@ async fn a_named_volume_outlives_containers_and_comes_back_from_the_trash() {
     lab.remove(&second).await;
     lab.engine().remove_volume("data", false).await.unwrap();
     assert!(lab.engine().volume("data").is_err());
-    assert_eq!(lab.engine().volumes_in_trash().await.unwrap()[0].name, "data");
+    assert_eq!(
+        lab.engine().volumes_in_trash().await.unwrap()[0].name,
+        "data"
+    );
     lab.engine().restore_volume("data").await.unwrap();
     let (_, output) = lab.output(with(sh("cat /data/file"), data())).await;
     assert_eq!(output, "precious\n");
@@ -53,7 +58,10 @@ async fn the_image_s_files_fill_a_new_volume_once() {
         .layer(vec![
             ("srv".to_owned(), Node::Directory(0o755)),
             ("srv/data".to_owned(), Node::Directory(0o2750)),
-            ("srv/data/seed".to_owned(), Node::File(b"seed\n".to_vec(), 0o640)),
+            (
+                "srv/data/seed".to_owned(),
+                Node::File(b"seed\n".to_vec(), 0o640),
+            ),
         ])
         .config("Volumes", serde_json::json!({"/srv/data": {}}));
     lab.engine()
@@ -69,7 +77,10 @@ async fn the_image_s_files_fill_a_new_volume_once() {
     let id = lab.run(of("cat /srv/data/seed; sleep 1000", vec![])).await;
     let point = lab.view(&id).record.mounts[0].clone();
     assert_eq!(point.destination, "/srv/data");
-    assert_eq!(std::fs::read_to_string(format!("{}/seed", point.source)).unwrap(), "seed\n");
+    assert_eq!(
+        std::fs::read_to_string(format!("{}/seed", point.source)).unwrap(),
+        "seed\n"
+    );
     let mode = std::fs::metadata(&point.source).unwrap().mode();
     assert_eq!(mode & 0o7777, 0o2750, "the directory's own mode comes too");
     let keep = RemoveOptions {
@@ -84,7 +95,12 @@ async fn the_image_s_files_fill_a_new_volume_once() {
         m.no_copy = no_copy;
         vec![m]
     };
-    let (_, output) = lab.output(of("ls /srv/data; rm /srv/data/seed; touch /srv/data/own", named(false))).await;
+    let (_, output) = lab
+        .output(of(
+            "ls /srv/data; rm /srv/data/seed; touch /srv/data/own",
+            named(false),
+        ))
+        .await;
     assert_eq!(output, "seed\n");
     let (_, output) = lab.output(of("ls /srv/data", named(false))).await;
     assert_eq!(output, "own\n", "a volume in use is not filled again");
@@ -110,7 +126,9 @@ async fn binds_are_made_refused_and_read_only() {
     assert!(refused.to_string().contains(&source), "{refused}");
     let mut made = mount(MountKind::Bind, &source, "/b");
     made.create_source = true;
-    let (_, output) = lab.output(with(sh("echo in >/b/x; ls /b"), vec![made])).await;
+    let (_, output) = lab
+        .output(with(sh("echo in >/b/x; ls /b"), vec![made]))
+        .await;
     assert_eq!(output, "x\n");
     assert_eq!(std::fs::read_to_string(host.join("x")).unwrap(), "in\n");
     let mut ro = mount(MountKind::Bind, &source, "/b");
@@ -120,7 +138,10 @@ async fn binds_are_made_refused_and_read_only() {
         .output(with(sh("cat /one/file; touch /b/y"), vec![ro, file]))
         .await;
     assert_ne!(code, 0);
-    assert!(output.starts_with("in\n") && output.contains("Read-only"), "{output}");
+    assert!(
+        output.starts_with("in\n") && output.contains("Read-only"),
+        "{output}"
+    );
     let twice = vec![
         mount(MountKind::Bind, &source, "/b"),
         mount(MountKind::Volume, "v", "/b/"),
@@ -132,12 +153,19 @@ async fn binds_are_made_refused_and_read_only() {
 #[tokio::test(flavor = "multi_thread")]
 async fn tmpfs_shm_and_a_read_only_root() {
     let lab = Lab::new().await;
-    let mut spec = sh("touch /x; touch /run/y && df -k /run /dev/shm | awk '{print $2}'; mount | grep ' /run '");
+    let mut spec = sh(
+        "touch /x; touch /run/y && df -k /run /dev/shm | awk '{print $2}'; mount | grep ' /run '",
+    );
     spec.host.read_only = true;
     spec.host.shm_size = Some(1 << 20);
-    spec.host.tmpfs.insert("/run".to_owned(), "size=2m,mode=700".to_owned());
+    spec.host
+        .tmpfs
+        .insert("/run".to_owned(), "size=2m,mode=700".to_owned());
     let (_, output) = lab.output(spec).await;
-    assert!(output.contains("Read-only") && output.contains("2048\n1024\n"), "{output}");
+    assert!(
+        output.contains("Read-only") && output.contains("2048\n1024\n"),
+        "{output}"
+    );
     assert!(output.contains("noexec"), "{output}");
     lab.end().await;
 }

@@ -18,6 +18,22 @@ pub(crate) use connection::register;
 pub use shim::{Events, Shim};
 pub use spawner::{Spawner, SpawnerConfig};
 
+/// Kills a shim that does not answer, stopped ones too; the next [`Shim::adopt`] then finds it dead
+/// and ends its container. One that is gone already is fine. Blocks for a moment.
+///
+/// # Errors
+/// The run directory says nothing that can be read, or the process cannot be killed.
+pub fn kill_mute(run_dir: &std::path::Path) -> std::io::Result<()> {
+    let state = crate::serve::state::State::read(run_dir)?;
+    match connection::Handle::find(state.shim_pid, state.shim_start_time)? {
+        Some(shim) => {
+            sys::fault::point("shim.client.kill_mute")?;
+            sys::signal::send_to(&shim, libc::SIGKILL)
+        }
+        None => Ok(()),
+    }
+}
+
 /// Why a spawner could not be started.
 #[derive(Debug, thiserror::Error)]
 #[error("start the spawner: {what}")]
