@@ -28,7 +28,10 @@ pub fn kill_mute(run_dir: &std::path::Path) -> std::io::Result<()> {
     match connection::Handle::find(state.shim_pid, state.shim_start_time)? {
         Some(shim) => {
             sys::fault::point("shim.client.kill_mute")?;
-            sys::signal::send_to(&shim, libc::SIGKILL)
+            sys::signal::send_to(&shim, libc::SIGKILL)?;
+            // until it is gone it would still be found mute
+            connection::ended_blocking(std::os::fd::AsFd::as_fd(&shim), Duration::from_secs(5));
+            Ok(())
         }
         None => Ok(()),
     }
