@@ -72,8 +72,7 @@ pub(crate) async fn run(engine: &Arc<Inner>) -> Result<(), Error> {
     let all = futures_util::future::join_all(done);
     let in_time = tokio::time::timeout(READY_WITHIN, all).await.is_ok();
     tracing::debug!(in_time, containers = known.len(), "containers taken up");
-    let strange = run_dirs.difference(&known).cloned().collect();
-    tokio::spawn(sweep(engine.clone(), known, strange));
+    tokio::spawn(sweep(engine.clone(), known));
     Ok(())
 }
 
@@ -215,9 +214,22 @@ fn without_exit(record: &ContainerRecord, boot_id: &str) -> Found {
 }
 
 /// What no container owns.
-async fn sweep(engine: Arc<Inner>, known: BTreeSet<String>, strange: Vec<String>) {
-    for name in strange {
-        remove_strange(&engine, &engine.shim_dir(&name)).await;
+async fn sweep(engine: Arc<Inner>, known: BTreeSet<String>) {
+    let on_record = known.clone();
+    let strange = engine
+        .blocking("remove stray run directories", move |inner| {
+            let known = |id: &str| on_record.contains(id) || inner.containers.get(id).is_some();
+            shim::sweep_run_dirs(&inner.config.exec_root.join("shims"), known)
+                .map_err(Error::io("read the run directories"))
+        })
+        .await;
+    match strange {
+        Ok(strange) => {
+            for id in strange {
+                end_strange(&engine.shim_dir(&id)).await;
+            }
+        }
+        Err(error) => tracing::warn!(error = %error.report(), "stray run directories stay"),
     }
     let swept = engine
         .blocking("remove stray cgroups", move |inner| {
@@ -242,28 +254,19 @@ async fn sweep(engine: Arc<Inner>, known: BTreeSet<String>, strange: Vec<String>
 }
 
 /// A shim whose container has no row: its create was never acknowledged, or it was removed.
-async fn remove_strange(engine: &Arc<Inner>, run_dir: &Path) {
+async fn end_strange(run_dir: &Path) {
     match Shim::adopt(run_dir, ADOPT_DEADLINE).await {
         Ok((shim, status)) => {
             tracing::warn!(id = status.id, "ending a container that is not on record");
             drop(shim.signal(None, 9, true).await);
             drop(tokio::time::timeout(CGROUP_DEADLINE, shim.gone()).await);
         }
+        Err(AdoptError::Mute { .. }) => {
+            let dir = run_dir.to_owned();
+            let killed = tokio::task::spawn_blocking(move || shim::kill_mute(&dir)).await;
+            tracing::warn!(run_dir = %run_dir.display(), ?killed, "a mute shim that is not on record");
+            drop(Shim::adopt(run_dir, ADOPT_DEADLINE).await);
+        }
         Err(error) => tracing::debug!(%error, "no shim to end"),
-    }
-    let dir = run_dir.to_owned();
-    let removed = engine
-        .blocking("remove a run directory", move |_| {
-            sys::fault::point("engine.rundir.remove").map_err(Error::io("remove"))?;
-            match std::fs::remove_dir_all(&dir) {
-                Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                    Err(Error::io(format!("remove {}", dir.display()))(e))
-                }
-                _ => Ok(()),
-            }
-        })
-        .await;
-    if let Err(error) = removed {
-        tracing::warn!(error = %error.report(), "a run directory stays");
     }
 }
