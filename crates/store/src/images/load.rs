@@ -359,6 +359,14 @@ impl<'a> Intake<'a> {
         }
         let digest = writer.finish().inspect_err(|_| staged.fail())?;
         self.tell(&name, entry.size, entry.size);
+        if unpacked {
+            self.progress.update(&Update {
+                id: &name,
+                action: Action::Exists,
+                done: entry.size,
+                total: Some(entry.size),
+            });
+        }
         check_name(entry, known.as_deref(), &digest)?;
         Ok(Member::Blob { digest, staged })
     }
