@@ -166,11 +166,12 @@ pub fn sweep_run_dirs(shims: &Path, known: impl Fn(&str) -> bool) -> io::Result<
             continue;
         };
         let path = entry.path();
-        if name.starts_with(NEW) {
-            drop(unstage(&path));
+        // a launch that is under way is a known container's as well
+        if known(name.strip_prefix(NEW).unwrap_or(&name)) {
             continue;
         }
-        if known(&name) {
+        if name.starts_with(NEW) {
+            drop(unstage(&path));
             continue;
         }
         let Ok(state) = State::read(&path) else {
