@@ -289,6 +289,9 @@ impl State {
         let containers = store.containers().unwrap().into_iter();
         let mut images = BTreeMap::new();
         for image in store.images().unwrap() {
+            if image.names == [BASE] {
+                continue;
+            }
             let files = root_files(store, &image.id);
             for name in image.names {
                 images.insert(name, files.clone());
@@ -314,7 +317,7 @@ impl State {
                     let c = c.unwrap();
                     let place = store.container_fs(&c.id);
                     assert!(place.upper.is_dir() && place.work.is_dir(), "{place:?}");
-                    assert_eq!(c.image, IMAGE);
+                    store.image(&c.image).unwrap();
                     let container = Container {
                         name: c.name,
                         volumes: c.volumes,
@@ -354,10 +357,11 @@ pub(crate) fn run(store: &Store, op: &Op) -> Result<(), String> {
             volumes,
         } => {
             let volumes: Vec<String> = volumes.iter().map(|v| volume_name(*v)).collect();
+            let base = base(store).map_err(|e| told(&*e))?;
             let new = NewContainer {
                 id: &id(*n),
                 name: &container_name(*name),
-                image: IMAGE,
+                image: &base,
                 volumes: &volumes,
                 document: &document(*n),
                 ephemeral: false,
@@ -373,6 +377,21 @@ pub(crate) fn run(store: &Store, op: &Op) -> Result<(), String> {
         Op::Remove(n) => store.container_remove(&id(*n)).map_err(|e| told(&e)),
         _ => run_image(store, op),
     }
+}
+
+/// The image that containers stand on, made when the first is: no part of the state.
+const BASE: &str = "base:0";
+
+fn base(store: &Store) -> Result<String, Box<dyn std::error::Error>> {
+    if let Ok(image) = store.image(BASE) {
+        return Ok(image.id);
+    }
+    let request = ImportRequest {
+        reference: Some(BASE.to_owned()),
+        ..ImportRequest::default()
+    };
+    let archive = tar(&entries(&[("base".to_owned(), vec![0x42; 100])]));
+    Ok(store.import(&mut &*archive, &request, &NoProgress)?)
 }
 
 fn run_image(store: &Store, op: &Op) -> Result<(), String> {
