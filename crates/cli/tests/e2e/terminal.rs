@@ -113,7 +113,17 @@ fn a_shell_on_a_terminal() {
     let mut terminal = Terminal::new(33, 99);
     let mut child = terminal.run(
         &instance,
-        &["run", "-it", "--rm", "--network", "none", "busybox", "sh"],
+        &[
+            "run",
+            "-it",
+            "--rm",
+            "--name",
+            "shell",
+            "--network",
+            "none",
+            "busybox",
+            "sh",
+        ],
     );
     terminal.sees("# ");
     assert!(
@@ -131,7 +141,16 @@ fn a_shell_on_a_terminal() {
     });
     // ctrl-c is the program's, not ours
     terminal.type_in("sleep 100\n");
+    let sleeps = || ok(&instance, &["top", "shell"]).contains("sleep 100");
+    until("the program to run", Duration::from_secs(10), || {
+        sleeps().then_some(())
+    });
     terminal.type_in("\x03");
+    until(
+        "the program to be interrupted",
+        Duration::from_secs(10),
+        || (!sleeps()).then_some(()),
+    );
     terminal.type_in("exit 6\n");
     assert_eq!(child.wait().expect("it ends").code(), Some(6));
     assert!(terminal.is_cooked(), "the terminal is as it was");

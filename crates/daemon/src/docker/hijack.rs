@@ -11,6 +11,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::body::Incoming;
@@ -291,9 +292,12 @@ pub(crate) async fn copy(client: OnUpgrade, container: UnixStream, policy: Polic
     let (container_out, container_in) = container.into_split();
     let output = async {
         let mut from = tokio::io::BufReader::with_capacity(COPY_BUFFER, container_out);
-        // either side gone: the same end
-        drop(tokio::io::copy_buf(&mut from, &mut client_out).await);
+        let copied = tokio::io::copy_buf(&mut from, &mut client_out).await;
         drop(client_out.shutdown().await);
+        if copied.is_err() {
+            // the client has gone: `input` tells the container, if it is to know
+            tokio::time::sleep(LINGER).await;
+        }
     };
     tokio::select! {
         () = output => {}
@@ -302,6 +306,11 @@ pub(crate) async fn copy(client: OnUpgrade, container: UnixStream, policy: Polic
 }
 
 const COPY_BUFFER: usize = 32 * 1024;
+
+/// How long the connection to the shim outlives a client that has gone. The shim must see the end
+/// of input before the end of the connection: a connection that merely ends is that of an engine
+/// that died, and leaves the container's input open for the next one.
+const LINGER: Duration = Duration::from_secs(1);
 
 /// Client to container; returns where the attachment is to end.
 async fn input(
@@ -325,8 +334,7 @@ async fn input(
         }
         buffer.resize(COPY_BUFFER, 0);
         match client.read(&mut buffer).await {
-            Err(_) => return,
-            Ok(0) => break,
+            Err(_) | Ok(0) => break,
             Ok(n) => buffer.truncate(n),
         }
     }
@@ -341,7 +349,7 @@ async fn input(
     // half-closed: output goes on; closed altogether: nobody is left to write to
     match client.as_ref().ready(Interest::WRITABLE).await {
         Ok(ready) if !ready.is_write_closed() => std::future::pending().await,
-        _ => {}
+        _ => tokio::time::sleep(LINGER).await,
     }
 }
 

@@ -245,7 +245,17 @@ impl Server {
                 Err(Errno::AGAIN) => break,
                 Ok(0) | Err(_) => {
                     client.stdin = false;
-                    self.end_input(process);
+                    // its end is said by half a close; a connection that is gone altogether is
+                    // that of an engine that died, and the next one goes on with the input. To an
+                    // exec'd process nobody comes back
+                    let lost = client.hung_up();
+                    let exec = self
+                        .processes
+                        .get(process)
+                        .is_some_and(|p| p.exec_id.is_some());
+                    if !lost || exec {
+                        self.end_input(process);
+                    }
                     break;
                 }
                 Ok(_) => {

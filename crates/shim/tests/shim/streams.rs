@@ -42,9 +42,25 @@ async fn a_client_that_writes_and_leaves_is_heard() {
     let c = world.container("wc -c").interactive();
     let (mut r, mut stream) = c.start_with_client().await;
     write(&mut stream, &[b'y'; 150_000]).await;
-    drop(stream);
+    stream.shutdown().await.unwrap();
     assert_eq!(r.exit().await.code, 0);
     assert_eq!(c.log(), [("stdout".into(), "150000\n".into())]);
+}
+
+/// Row "live-restore bugs" of FAILURES: a connection that is gone altogether is that of an engine
+/// that died; the next engine's client goes on with the input.
+#[tokio::test]
+async fn a_client_lost_leaves_the_input_open() {
+    let world = World::new();
+    let c = world.container("read a; read b; echo $a$b").interactive();
+    let (mut r, mut stream) = c.start_with_client().await;
+    write(&mut stream, b"one\n").await;
+    drop(stream);
+    let stream = r.shim.attach(&all_streams()).await.unwrap();
+    let mut stream = tokio::net::UnixStream::from_std(stream).unwrap();
+    write(&mut stream, b"two\n").await;
+    assert_eq!(r.exit().await.code, 0);
+    assert_eq!(c.log(), [("stdout".into(), "onetwo\n".into())]);
 }
 
 #[tokio::test]
