@@ -5,7 +5,7 @@
 //! a request with a body of known length or in chunks, a response with a length, in chunks, or
 //! until the end, and the hijack of the connection for attach and exec.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fmt::Write as _;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -166,6 +166,8 @@ pub(crate) struct Client {
     pub(crate) endpoint: Endpoint,
     idle: RefCell<Option<BufReader<Socket>>>,
     trace: bool,
+    /// One try is enough: a daemon that ends at once would be started for ever.
+    autostarted: Cell<bool>,
 }
 
 impl Client {
@@ -174,6 +176,7 @@ impl Client {
             endpoint,
             idle: RefCell::new(None),
             trace,
+            autostarted: Cell::new(false),
         }
     }
 
@@ -281,13 +284,39 @@ impl Client {
     }
 
     fn connect(&self) -> Result<BufReader<Socket>, HttpError> {
-        self.endpoint
-            .connect()
+        let mut answer = self.endpoint.connect();
+        if let (Err(e), Endpoint::Unix(path)) = (&answer, &self.endpoint)
+            && matches!(
+                e.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
+            )
+            && !self.autostarted.replace(true)
+        {
+            answer = match crate::autostart::start(path) {
+                Ok(true) => self.connect_within(Duration::from_secs(30)),
+                Ok(false) => answer,
+                Err(e) => Err(e),
+            };
+        }
+        answer
             .map(|s| BufReader::with_capacity(16 * 1024, s))
             .map_err(|source| HttpError::Connect {
                 endpoint: self.endpoint.clone(),
                 source,
             })
+    }
+
+    /// Tries until somebody listens.
+    fn connect_within(&self, patience: Duration) -> io::Result<Socket> {
+        let deadline = Instant::now() + patience;
+        loop {
+            match self.endpoint.connect() {
+                Err(_) if Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+                other => return other,
+            }
+        }
     }
 
     fn head(&self, method: &str, path: &str, body: &Body<'_>, extra: &str) -> Vec<u8> {

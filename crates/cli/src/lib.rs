@@ -9,6 +9,7 @@
 //!
 //! All I/O is blocking on one thread: a command makes a few requests and then polls descriptors.
 
+mod autostart;
 mod capture;
 mod cmd;
 mod commands;

@@ -1,6 +1,7 @@
 //! `exec`.
 
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use api::IdResponse;
 use api::exec::{ExecCreateRequest, ExecInspect, ExecStartRequest};
@@ -212,12 +213,26 @@ fn interact(
         }
         Ended::Eof => {}
     }
-    let state: ExecInspect = context.client.get_json(&format!("/exec/{id}/json"))?;
-    match state.exit_code {
+    match exit_code(context, id)? {
         Some(0) => Ok(()),
         Some(status) => Err(Failure::Code(code(status))),
         None => Err(Failure::say(
             "the connection to the daemon ended before the command did; it may still run",
         )),
+    }
+}
+
+/// The exit code, once it is known: its streams may end a moment before it is recorded, and a
+/// program may close them long before it ends.
+fn exit_code(context: &Context, id: &str) -> Result<Option<i64>, Failure> {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    let mut pause = Duration::from_millis(1);
+    loop {
+        let state: ExecInspect = context.client.get_json(&format!("/exec/{id}/json"))?;
+        if state.exit_code.is_some() || Instant::now() >= deadline {
+            return Ok(state.exit_code);
+        }
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(50));
     }
 }

@@ -473,16 +473,20 @@ fn version(context: &Context, o: FormatOptions, _: Vec<String>) -> Outcome {
     });
     let server = raw(context, "/version");
     if let Some(format) = o.format.as_deref().filter(|f| !f.is_empty()) {
-        let (known, problem) = match server {
-            Ok(v) => (v, None),
-            Err(e) => (Value::Null, Some(e)),
+        return match server {
+            Ok(server) => formatted(
+                context,
+                format,
+                &serde_json::json!({"Client": client, "Server": server}),
+            ),
+            Err(e) => {
+                // what is said of the client alone is still of use; that the engine is missing
+                // is the error to end with
+                let known = serde_json::json!({"Client": client, "Server": null});
+                drop(formatted(context, format, &known));
+                Err(e.into())
+            }
         };
-        formatted(
-            context,
-            format,
-            &serde_json::json!({"Client": client, "Server": known}),
-        )?;
-        return problem.map_or(Ok(()), |e| Err(e.into()));
     }
     context.print(&format!(
         "Client:\n Version:           {}\n API version:       {API_VERSION}\n OS/Arch:           linux/{arch}\n Context:           default\n",

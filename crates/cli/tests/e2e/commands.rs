@@ -249,6 +249,38 @@ fn the_engine_is_described() {
     assert_eq!(offered, "busybox\timage\n");
 }
 
+#[test]
+fn an_engine_is_started_only_where_that_is_asked_for() {
+    let instance = Instance::prepared();
+    let line = || {
+        let mut command = instance.plimsoll_command();
+        command.args(["version", "-f", "{{.Server.Version}}"]);
+        command
+    };
+    let said: Said = line().output().expect("it runs").into();
+    assert_eq!(said.code, Some(1));
+    assert!(
+        said.err.contains("Cannot connect") && said.err.contains("plimsoll daemon"),
+        "{said:?}"
+    );
+    let flags = format!(
+        "--bridge none --data-root {} --exec-root {} --pidfile {}",
+        instance.data_root().display(),
+        instance.exec_root().display(),
+        instance.path().join("pid").display()
+    );
+    let said: Said = line()
+        .env("PLIMSOLL_AUTOSTART", flags)
+        // the mark by which the harness finds what it has to end
+        .env("PLIMSOLL_TEST_INSTANCE", instance.path())
+        .output()
+        .expect("it runs")
+        .into();
+    assert_eq!(said.code, Some(0), "{said:?}");
+    // the next command finds it
+    assert!(line().status().expect("it runs").success());
+}
+
 /// Both clients, one engine: what a script sees must be the same.
 #[test]
 fn docker_and_plimsoll_say_the_same() {
