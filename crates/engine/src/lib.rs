@@ -446,6 +446,15 @@ impl Engine {
         stream
     }
 
+    /// Returns once inspect knows the exit code, or after `deadline`. The shim tells a program's
+    /// end and closes its streams on two connections: who was told of the one may ask for the other.
+    pub async fn exec_ended(&self, exec_id: &str, deadline: Duration) {
+        if let Ok(cell) = self.exec(exec_id) {
+            // a program that closed its streams and runs on is not waited for
+            drop(tokio::time::timeout(deadline, cell.ended()).await);
+        }
+    }
+
     pub fn exec_inspect(&self, exec_id: &str) -> Result<ExecView, Error> {
         Ok(self.exec(exec_id)?.view())
     }

@@ -1,5 +1,7 @@
 //! Processes in a container that is there.
 
+use std::time::Duration;
+
 use api::exec::{ExecCreateRequest, ExecInspect, ExecProcessConfig, ExecStartRequest};
 use api::stream::{FRAME_HEADER, MULTIPLEXED_STREAM, RAW_STREAM, StdStream, frame_header};
 use engine::model::ErrorKind;
@@ -40,6 +42,9 @@ pub(super) async fn create(mut call: Call) -> Answer {
     created(&api::IdResponse { id })
 }
 
+/// How long the end of an exec's output is held back for its exit code.
+const EXIT_CODE_DEADLINE: Duration = Duration::from_secs(2);
+
 pub(super) async fn start(mut call: Call) -> Answer {
     let body: ExecStartRequest = call.json_or_default().await?;
     let exec = call.engine().exec_inspect(&call.param)?;
@@ -78,7 +83,10 @@ pub(super) async fn start(mut call: Call) -> Answer {
         Err(error) => return Err(error.into()),
     };
     let client = hyper::upgrade::on(&mut call.request);
-    tokio::spawn(hijack::copy(client, stream, policy));
+    let (engine, id) = (call.engine().clone(), call.param.clone());
+    // clients ask for the exit code as soon as they see the end
+    let settled = async move { engine.exec_ended(&id, EXIT_CODE_DEADLINE).await };
+    tokio::spawn(hijack::copy(client, stream, policy, settled));
     let framed = !tty && call.version.at_least(42);
     Ok(hijack::response(
         raw,

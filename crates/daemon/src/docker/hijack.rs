@@ -275,8 +275,14 @@ pub(crate) struct Policy {
     pub(crate) detach: Vec<u8>,
 }
 
-/// Copies until the container's output ends, the client goes or the detach keys come.
-pub(crate) async fn copy(client: OnUpgrade, container: UnixStream, policy: Policy) {
+/// Copies until the container's output ends, the client goes or the detach keys come. The client is
+/// shown the end of the output only after `settled`.
+pub(crate) async fn copy(
+    client: OnUpgrade,
+    container: UnixStream,
+    policy: Policy,
+    settled: impl Future<Output = ()>,
+) {
     let upgraded = match client.await {
         Ok(upgraded) => upgraded,
         Err(error) => {
@@ -293,6 +299,9 @@ pub(crate) async fn copy(client: OnUpgrade, container: UnixStream, policy: Polic
     let output = async {
         let mut from = tokio::io::BufReader::with_capacity(COPY_BUFFER, container_out);
         let copied = tokio::io::copy_buf(&mut from, &mut client_out).await;
+        if copied.is_ok() {
+            settled.await;
+        }
         drop(client_out.shutdown().await);
         if copied.is_err() {
             // the client has gone: `input` tells the container, if it is to know

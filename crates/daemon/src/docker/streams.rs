@@ -43,6 +43,7 @@ pub(super) async fn attach(mut call: Call) -> Answer {
             tty,
             detach: keys,
         },
+        std::future::ready(()),
     ));
     let framed = !tty && call.version.at_least(42);
     Ok(hijack::response(

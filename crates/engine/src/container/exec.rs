@@ -14,6 +14,7 @@ use oci_spec::runtime::{Process, Spec, User};
 use runtime::{Asked, ExecInput, Plan};
 use shim::{ExecLaunch, LaunchError};
 use tokio::net::UnixStream;
+use tokio::sync::Notify;
 
 use super::actor::Actor;
 use super::prepare;
@@ -37,6 +38,7 @@ pub(crate) struct ExecCell {
     pub(crate) container: String,
     pub(crate) spec: Arc<ExecSpec>,
     state: Mutex<State>,
+    changed: Notify,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,7 +58,21 @@ impl ExecCell {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let before = *state;
         *state = f(before);
+        drop(state);
+        self.changed.notify_waiters();
         before
+    }
+
+    /// Returns once the exit code is known here.
+    pub(crate) async fn ended(&self) {
+        loop {
+            // registered before the look: a change in between is not missed
+            let changed = self.changed.notified();
+            if matches!(self.state(), State::Ended { .. }) {
+                return;
+            }
+            changed.await;
+        }
     }
 
     pub(crate) fn view(&self) -> ExecView {
@@ -117,6 +133,7 @@ impl Execs {
             container: container.to_owned(),
             spec: Arc::new(spec),
             state: Mutex::new(State::Created),
+            changed: Notify::new(),
         });
         let mut table = self.lock();
         let list = table.by_container.entry(container.to_owned()).or_default();
@@ -147,6 +164,7 @@ impl Execs {
                 container: container.to_owned(),
                 spec: Arc::new(ExecSpec::default()),
                 state: Mutex::new(state),
+                changed: Notify::new(),
             });
             table.by_id.insert(cell.id.clone(), cell.clone());
             let list = table.by_container.entry(container.to_owned());
