@@ -146,15 +146,13 @@ pub(crate) async fn adopt(engine: &Arc<Inner>, record: ContainerRecord) -> Found
     let run_dir = engine.shim_dir(&record.id);
     match Shim::adopt(&run_dir, ADOPT_DEADLINE).await {
         Ok((shim, status)) => {
+            // a handful of looks at the kernel's own files
             let cgroup = container::cgroup_found(engine, &record);
-            let paused = engine
-                .blocking("read the freezer", move |_| Ok(is_frozen(&cgroup)))
-                .await
-                .unwrap_or(false);
             Found::Running {
                 shim,
-                status,
-                paused,
+                status: Box::new(status),
+                paused: is_frozen(&cgroup),
+                cgroup: Arc::new(cgroup),
             }
         }
         Err(AdoptError::Absent { .. } | AdoptError::Dead { .. }) => {

@@ -75,7 +75,8 @@ pub(crate) enum Found {
     /// Its shim lives on.
     Running {
         shim: Shim,
-        status: shim::Status,
+        status: Box<shim::Status>,
+        cgroup: Arc<runtime::cgroup::Cgroup>,
         paused: bool,
     },
     /// Ended without a word to anyone: the record says how.
@@ -877,8 +878,9 @@ impl Actor {
             Found::Running {
                 shim,
                 status,
+                cgroup,
                 paused,
-            } => self.adopt(shim, &status, paused),
+            } => self.adopt(shim, &status, cgroup, paused),
             Found::Ended(exit) => {
                 self.note_exit(&exit);
                 self.emit("die", &exit_attributes(&exit, Duration::ZERO));
@@ -973,10 +975,14 @@ impl Actor {
         self.write_exit();
     }
 
-    fn adopt(&mut self, shim: Shim, status: &shim::Status, paused: bool) {
+    fn adopt(
+        &mut self,
+        shim: Shim,
+        status: &shim::Status,
+        cgroup: Arc<runtime::cgroup::Cgroup>,
+        paused: bool,
+    ) {
         let (ended, watch) = watch::channel(false);
-        let cgroup = Arc::new(super::prepare::cgroup_found(&self.engine, &self.record));
-        let spec = super::prepare::saved_spec(&self.engine, &self.record.id).map(Arc::new);
         let state = &mut self.record_mut().state;
         state.phase = Phase::Running;
         state.pid = status.pid;
@@ -996,7 +1002,7 @@ impl Actor {
                 pid: status.pid,
                 pid_start_time: status.pid_start_time,
                 cgroup,
-                spec,
+                spec: None,
                 ended: watch,
             },
             ended,

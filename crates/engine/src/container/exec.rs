@@ -373,7 +373,11 @@ fn plan(
 ) -> Result<Plan, Error> {
     let host = &record.spec.host;
     let facts = &*inner.config.facts;
-    let Some(container) = live.spec.as_deref() else {
+    let saved = match &live.spec {
+        Some(spec) => Some(spec.clone()),
+        None => prepare::saved_spec(inner, &record.id).map(Arc::new),
+    };
+    let Some(container) = saved.as_deref() else {
         return Err(Error::internal(format!(
             "what container {} was started with cannot be read: restart it to exec in it",
             record.name

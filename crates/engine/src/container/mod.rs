@@ -132,7 +132,7 @@ pub(crate) struct Live {
     pub(crate) pid: i32,
     pub(crate) pid_start_time: u64,
     pub(crate) cgroup: Arc<Cgroup>,
-    /// What it was started with; absent when an adopted one's file cannot be read.
+    /// What it was started with; of an adopted one it is read from its file when it is needed.
     pub(crate) spec: Option<Arc<Spec>>,
     /// Turns true when this run has ended.
     pub(crate) ended: watch::Receiver<bool>,
