@@ -385,14 +385,28 @@ fn survive(engine: &mut Instance, checks: &mut Checks, accounts: u64) -> Result<
     Ok(Rows { accounts, history })
 }
 
+/// Further kills for the time of an adoption: one may meet a busy moment of the machine.
+const MORE_KILLS: usize = 4;
+
 fn adopt(engine: &mut Instance, checks: &mut Checks, containers: usize) -> Result<(), Failed> {
-    let took = engine.start();
+    let mut times = vec![engine.start()];
+    let all = engine.containers().len() == containers;
+    for _ in 0..MORE_KILLS {
+        engine.kill9();
+        times.push(engine.start());
+    }
+    times.sort();
+    let median = times.get(times.len() / 2).copied().unwrap_or_default();
+    let shown: Vec<String> = times
+        .iter()
+        .map(|t| format!("{:.0}", t.as_secs_f64() * 1e3))
+        .collect();
     checks.check(
-        "the engine starts again and adopts",
-        took < ADOPTION && engine.containers().len() == containers,
+        "the engine starts again and adopts in under 100 ms",
+        median < ADOPTION && all && engine.containers().len() == containers,
         format!(
-            "{containers} containers, answers after {:.1} ms",
-            took.as_secs_f64() * 1e3
+            "{containers} containers; answers after {} ms",
+            shown.join(", ")
         ),
     );
     println!("{}", plimsoll(engine, &["ps", "--all"])?);
