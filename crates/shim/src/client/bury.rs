@@ -32,6 +32,12 @@ pub(super) fn sweep(run_dir: &Path, state: &State, known: &[OwnedFd]) {
     tidy(run_dir, state, known, |_| None);
 }
 
+/// As [`bury`] for a shim that ended while it was looked at: in order, and then nothing is left, or
+/// killed on its way out.
+pub(super) fn bury_what_is_left(run_dir: &Path, state: &State) {
+    drop(tidy(run_dir, state, &[], record));
+}
+
 /// `None`: there is nothing of this shim any more.
 fn tidy(
     run_dir: &Path,

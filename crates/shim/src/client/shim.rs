@@ -522,7 +522,12 @@ async fn nobody(run_dir: &Path, until: Instant, waited: Duration) -> AdoptError 
     if let Ok(Some(pidfd)) = Handle::find(state.shim_pid, state.shim_start_time) {
         let left = until.saturating_duration_since(Instant::now());
         return match Handle::new(pidfd) {
-            Ok(handle) if handle.ended(left).await => absent,
+            Ok(handle) if handle.ended(left).await => {
+                let dir = run_dir.to_owned();
+                let buried = move || bury::bury_what_is_left(&dir, &state);
+                drop(tokio::task::spawn_blocking(buried).await);
+                absent
+            }
             _ => mute(run_dir, waited),
         };
     }
