@@ -268,7 +268,11 @@ fn dispatch(context: &mut Context, words: &[String]) -> ExitCode {
         return conclude(outcome, None, "plimsoll");
     }
     let Some(first) = words.first() else {
-        return conclude(context.print(&overview()), None, "plimsoll");
+        return conclude(
+            context.print(&overview_of(term::help_width())),
+            None,
+            "plimsoll",
+        );
     };
     let outcome = unknown(context, first, words.get(1).map(String::as_str));
     conclude(outcome, None, "plimsoll")
@@ -281,7 +285,7 @@ fn unknown(context: &Context, first: &str, second: Option<&str>) -> Outcome {
             Some((command, path)) => {
                 context.print(&command.help(&format!("plimsoll {path}"), term::help_width()))
             }
-            None => context.print(&overview()),
+            None => context.print(&overview_of(term::help_width())),
         };
     }
     if let Some((group, about)) = GROUPS.iter().find(|(name, _)| *name == first) {
@@ -327,7 +331,7 @@ fn group_help(group: &str, about: &str) -> String {
     text
 }
 
-fn overview() -> String {
+fn overview_of(width: usize) -> String {
     let mut text = String::from(
         "Usage:  plimsoll [OPTIONS] COMMAND [ARG...]\n\nA container engine for machines that must not lose data\n\nCommands:\n",
     );
@@ -346,7 +350,44 @@ fn overview() -> String {
         text.push_str(&format!("  {name:<11} {about}\n"));
     }
     text.push_str("\nGlobal Options:\n");
-    text.push_str(&flags::render(&flags::describe(GLOBAL), term::help_width()));
+    text.push_str(&flags::render(&flags::describe(GLOBAL), width));
     text.push_str("\nRun 'plimsoll COMMAND --help' for more information on a command.\n");
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn every_flag_and_path_is_there_once() {
+        let mut paths = BTreeSet::new();
+        for command in COMMANDS {
+            for path in std::iter::once(command.path()).chain(command.aliases().iter().copied()) {
+                assert!(paths.insert(path), "{path} twice");
+            }
+            let (mut long, mut short) = (BTreeSet::new(), BTreeSet::new());
+            for flag in command.flags() {
+                assert!(long.insert(flag.long), "{} --{}", command.path(), flag.long);
+                if let Some(c) = flag.short {
+                    assert!(short.insert(c), "{} -{c}", command.path());
+                }
+            }
+        }
+    }
+
+    /// What users read: a change of it is a decision.
+    #[test]
+    fn help_texts() {
+        let mut text = overview_of(80);
+        for (group, about) in GROUPS {
+            text.push_str(&format!("\n== {group}\n{}", group_help(group, about)));
+        }
+        for command in COMMANDS {
+            let words = format!("plimsoll {}", command.path());
+            text.push_str(&format!("\n== {words}\n{}", command.help(&words, 80)));
+        }
+        insta::assert_snapshot!(text);
+    }
 }

@@ -263,6 +263,10 @@ pub(crate) fn describe<T>(groups: Groups<T>) -> Vec<FlagInfo> {
                 Kind::Value(ty, _) => ty,
                 Kind::Refused(_) => return None,
             };
+            // another name of a flag that is there already
+            if f.help.is_empty() {
+                return None;
+            }
             Some(FlagInfo {
                 long: f.long,
                 short: f.short,

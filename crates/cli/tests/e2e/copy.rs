@@ -3,8 +3,6 @@
 use std::fs;
 use std::process::Stdio;
 
-use testkit::Instance;
-
 use crate::{engine, feed, ok, plimsoll};
 
 #[test]

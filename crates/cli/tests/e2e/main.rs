@@ -3,6 +3,11 @@
 //! Each test has an engine of its own (`testkit::Instance`) and takes the conservation oracle where
 //! containers were made and removed.
 
+#![expect(
+    clippy::too_many_lines,
+    reason = "a test tells one story, or is one table"
+)]
+
 mod capture;
 mod commands;
 mod copy;
