@@ -170,7 +170,7 @@ fn without_proxying_a_signal_ends_the_command_alone() {
         .spawn()
         .expect("plimsoll can be executed");
     until("the container runs", Duration::from_secs(10), || {
-        (ok(&instance, &["ps", "-q"]) != "").then_some(())
+        (!ok(&instance, &["ps", "-q"]).is_empty()).then_some(())
     });
     let pid = Pid::from_raw(i32::try_from(child.id()).expect("a pid")).expect("not 0");
     kill_process(pid, Signal::TERM).expect("it runs");

@@ -31,7 +31,7 @@ fn spawn(instance: &Instance, flags: &[&str], program: &[&str]) -> Child {
 
 fn running(instance: &Instance) {
     until("the container runs", Duration::from_secs(20), || {
-        (ok(instance, &["ps", "-q"]) != "").then_some(())
+        (!ok(instance, &["ps", "-q"]).is_empty()).then_some(())
     });
 }
 
