@@ -22,5 +22,6 @@ pub mod priority;
 pub mod process;
 pub mod seccomp;
 pub mod signal;
+pub mod socket;
 pub mod throwaway;
 pub mod tripwire;

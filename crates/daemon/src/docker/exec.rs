@@ -4,11 +4,8 @@ use std::time::Duration;
 
 use api::exec::{ExecCreateRequest, ExecInspect, ExecProcessConfig, ExecStartRequest};
 use api::stream::{FRAME_HEADER, MULTIPLEXED_STREAM, RAW_STREAM, StdStream, frame_header};
-use engine::model::ErrorKind;
 use engine::{ConsoleSize, ExecSpec};
 use hyper::StatusCode;
-use tokio::io::AsyncWriteExt;
-use tokio::net::UnixStream;
 
 use super::answer::{Answer, created, empty, ok};
 use super::call::Call;
@@ -60,33 +57,46 @@ pub(super) async fn start(mut call: Call) -> Answer {
             .await?;
         return Ok(empty(StatusCode::OK));
     }
+    let container = call.engine().find(&exec.container_id)?;
+    if exec.running || exec.exit_code.is_some() {
+        return Err(Failure::conflict(format!(
+            "exec {} has been started already",
+            exec.id
+        )));
+    }
+    if !container.is_running() {
+        return Err(Failure::conflict(format!(
+            "container {} is not running",
+            container.id()
+        )));
+    }
     let tty = exec.spec.tty;
     let policy = hijack::Policy {
         stdin: exec.spec.attach_stdin,
         tty,
         detach: hijack::detach_keys(exec.spec.detach_keys.as_deref().unwrap_or_default())?,
     };
-    let raw = hijack::is_raw(&call.request);
-    let began = tokio::spawn(async move { engine.exec_start(&id, true, size).await }).await;
-    let began = began.map_err(|e| {
-        Failure::new(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            format!("the call ended early: {e}"),
-        )
-    })?;
-    let stream = match began {
-        Ok(Some(stream)) => stream,
-        Ok(None) => return Ok(empty(StatusCode::OK)),
-        // dockerd has taken the connection over by then and writes the reason as output; its
-        // clients take the exit code (126, 127) from the exec instance
-        Err(error) if error.kind() == ErrorKind::CannotRun => said(&error.report(), tty).await?,
-        Err(error) => return Err(error.into()),
-    };
+    let raw = hijack::is_raw(&call.request)?;
     let client = hyper::upgrade::on(&mut call.request);
-    let (engine, id) = (call.engine().clone(), call.param.clone());
-    // clients ask for the exit code as soon as they see the end
-    let settled = async move { engine.exec_ended(&id, EXIT_CODE_DEADLINE).await };
-    tokio::spawn(hijack::copy(client, stream, policy, settled));
+    let counted = super::Counted::new(&call.api, |api| &api.changes);
+    tokio::spawn(async move {
+        // as dockerd: first the answer's head, then the start
+        let Some(taken) = hijack::Taken::over(client).await else {
+            return;
+        };
+        let (began, ()) = tokio::join!(engine.exec_start(&id, true, size), taken.head_read());
+        drop(counted);
+        match began {
+            Ok(Some(stream)) => {
+                // clients ask for the exit code as soon as they see the end
+                let settled = engine.exec_ended(&id, EXIT_CODE_DEADLINE);
+                taken.copy(stream, policy, settled).await;
+            }
+            Ok(None) => taken.say(b"").await,
+            // clients take the exit code (126, 127) from the exec instance
+            Err(error) => taken.say(&said(&error.report(), tty)).await,
+        }
+    });
     let framed = !tty && call.version.at_least(42);
     Ok(hijack::response(
         raw,
@@ -98,34 +108,17 @@ pub(super) async fn start(mut call: Call) -> Answer {
     ))
 }
 
-/// A stream that says one thing and ends.
-async fn said(text: &str, tty: bool) -> Result<UnixStream, Failure> {
-    let failed = |e: std::io::Error| {
-        Failure::new(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            format!("make a pair of sockets: {e}"),
-        )
-    };
-    let (ours, theirs) = UnixStream::pair().map_err(failed)?;
-    let mut ours = ours;
+/// Why there is no output, as output.
+fn said(text: &str, tty: bool) -> Vec<u8> {
     let text = format!("{text}\r\n");
     let mut bytes = Vec::with_capacity(text.len() + FRAME_HEADER);
     if !tty {
         // an error's text fits
-        bytes.extend_from_slice(&frame_header(
-            StdStream::Stdout,
-            u32::try_from(text.len()).unwrap_or(u32::MAX),
-        ));
+        let len = u32::try_from(text.len()).unwrap_or(u32::MAX);
+        bytes.extend_from_slice(&frame_header(StdStream::Stdout, len));
     }
     bytes.extend_from_slice(text.as_bytes());
-    ours.write_all(&bytes).await.map_err(failed)?;
-    ours.shutdown().await.map_err(failed)?;
-    // kept until the reader has gone: a closed peer would make its writes fail
-    tokio::spawn(async move {
-        let mut rest = tokio::io::sink();
-        drop(tokio::io::copy(&mut ours, &mut rest).await);
-    });
-    Ok(theirs)
+    bytes
 }
 
 pub(super) async fn resize(call: Call) -> Answer {

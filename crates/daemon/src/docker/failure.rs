@@ -44,6 +44,10 @@ impl Failure {
         Self::new(StatusCode::NOT_FOUND, message)
     }
 
+    pub(crate) fn conflict(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::CONFLICT, message)
+    }
+
     /// An option or endpoint that is not there, by its name.
     pub(crate) fn not_built(what: impl std::fmt::Display) -> Self {
         Self::new(

@@ -240,9 +240,18 @@ impl AsyncWrite for Sniffed {
     }
 }
 
-/// True where the client expects `200` and raw bytes rather than `101`.
-pub(crate) fn is_raw(request: &Request<Incoming>) -> bool {
-    request.method() == Method::CONNECT
+/// True where the client expects `200` and raw bytes, false where it expects `101`.
+pub(crate) fn is_raw(request: &Request<Incoming>) -> Result<bool, Failure> {
+    if request.method() == Method::CONNECT {
+        return Ok(true);
+    }
+    if request.headers().contains_key(UPGRADE) {
+        return Ok(false);
+    }
+    // behind a chunked body of an earlier request heads are not looked at any more
+    Err(Failure::invalid(
+        "this connection cannot be taken over: send Upgrade: tcp, or use a new connection",
+    ))
 }
 
 /// The answer that hands the connection over, in the way the client asked for.
@@ -275,45 +284,91 @@ pub(crate) struct Policy {
     pub(crate) detach: Vec<u8>,
 }
 
-/// Copies until the container's output ends, the client goes or the detach keys come. The client is
-/// shown the end of the output only after `settled`.
-pub(crate) async fn copy(
-    client: OnUpgrade,
-    container: UnixStream,
-    policy: Policy,
-    settled: impl Future<Output = ()>,
-) {
-    let upgraded = match client.await {
-        Ok(upgraded) => upgraded,
-        Err(error) => {
-            return tracing::debug!("a client went before its connection was taken over: {error}");
+/// A connection that is ours now; the answer's head has reached the client's socket.
+#[derive(Debug)]
+pub(crate) struct Taken {
+    stream: UnixStream,
+    /// What the client sent before it had the answer.
+    early: Vec<u8>,
+}
+
+impl Taken {
+    /// `None`: the client went before.
+    pub(crate) async fn over(client: OnUpgrade) -> Option<Self> {
+        let upgraded = match client.await {
+            Ok(upgraded) => upgraded,
+            Err(error) => {
+                tracing::debug!("a client went before its connection was taken over: {error}");
+                return None;
+            }
+        };
+        let Ok(parts) = upgraded.downcast::<TokioIo<Sniffed>>() else {
+            tracing::error!("a connection that was not made here");
+            return None;
+        };
+        let (stream, mut early) = parts.io.into_inner().into_parts();
+        early.splice(..0, parts.read_buf);
+        Some(Self { stream, early })
+    }
+
+    /// Returns when the client has read the answer's head, or seems not to want to. Clients that
+    /// read the head through a buffer and the stream beside it (docker-py) lose what comes along
+    /// with the head; dockerd is too slow for them to notice.
+    pub(crate) async fn head_read(&self) {
+        for _ in 0..HEAD_PATIENCE {
+            if !sys::socket::unread_by_peer(&self.stream).is_ok_and(|bytes| bytes > 0) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
         }
-    };
-    let Ok(parts) = upgraded.downcast::<TokioIo<Sniffed>>() else {
-        return tracing::error!("a connection that was not made here");
-    };
-    let (client, mut early) = parts.io.into_inner().into_parts();
-    early.splice(..0, parts.read_buf);
-    let (client_in, mut client_out) = client.into_split();
-    let (container_out, container_in) = container.into_split();
-    let output = async {
-        let mut from = tokio::io::BufReader::with_capacity(COPY_BUFFER, container_out);
-        let copied = tokio::io::copy_buf(&mut from, &mut client_out).await;
-        if copied.is_ok() {
-            settled.await;
+    }
+
+    /// Says one thing and ends.
+    pub(crate) async fn say(mut self, bytes: &[u8]) {
+        // the client is gone: nobody is left to tell
+        drop(self.stream.write_all(bytes).await);
+        drop(self.stream.shutdown().await);
+    }
+
+    /// Copies until the container's output ends, the client goes or the detach keys come. The client
+    /// hears of the output's end when `settled` has resolved too.
+    pub(crate) async fn copy(
+        self,
+        container: UnixStream,
+        policy: Policy,
+        settled: impl Future<Output = ()>,
+    ) {
+        let (client_in, mut client_out) = self.stream.into_split();
+        let (container_out, container_in) = container.into_split();
+        let output = async {
+            let mut from = tokio::io::BufReader::with_capacity(COPY_BUFFER, container_out);
+            let copied = tokio::io::copy_buf(&mut from, &mut client_out).await;
+            if copied.is_ok() {
+                settled.await;
+            }
+            drop(client_out.shutdown().await);
+            if copied.is_err() {
+                // the client has gone: `input` tells the container, if it is to know
+                tokio::time::sleep(LINGER).await;
+            }
+        };
+        tokio::select! {
+            () = output => {}
+            () = input(client_in, container_in, self.early, &policy) => {}
         }
-        drop(client_out.shutdown().await);
-        if copied.is_err() {
-            // the client has gone: `input` tells the container, if it is to know
-            tokio::time::sleep(LINGER).await;
-        }
-    };
-    tokio::select! {
-        () = output => {}
-        () = input(client_in, container_in, early, &policy) => {}
     }
 }
 
+/// Takes a connection over, and copies.
+pub(crate) async fn copy(client: OnUpgrade, container: UnixStream, policy: Policy) {
+    if let Some(taken) = Taken::over(client).await {
+        taken.head_read().await;
+        taken.copy(container, policy, std::future::ready(())).await;
+    }
+}
+
+/// Milliseconds that a client gets to read a head before output follows it.
+const HEAD_PATIENCE: u32 = 100;
 const COPY_BUFFER: usize = 32 * 1024;
 
 /// How long the connection to the shim outlives a client that has gone. The shim must see the end
@@ -440,8 +495,7 @@ mod tests {
                 client.write_all(bytes).await.unwrap();
                 let mut buf = [0; 7];
                 while let Ok(read) =
-                    tokio::time::timeout(std::time::Duration::from_millis(5), server.read(&mut buf))
-                        .await
+                    tokio::time::timeout(Duration::from_millis(5), server.read(&mut buf)).await
                 {
                     out.extend_from_slice(&buf[..read.unwrap()]);
                 }

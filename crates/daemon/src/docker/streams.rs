@@ -30,7 +30,7 @@ pub(super) async fn attach(mut call: Call) -> Answer {
     let container = call.engine().find(&call.param)?;
     let tty = container.record.spec.tty;
     let stdin = options.stdin && options.stream && container.record.spec.open_stdin;
-    let raw = hijack::is_raw(&call.request);
+    let raw = hijack::is_raw(&call.request)?;
     // some clients send a body that says nothing; what follows it is the container's input
     call.body().await?;
     let stream = call.engine().attach(container.id(), options).await?;
@@ -43,7 +43,6 @@ pub(super) async fn attach(mut call: Call) -> Answer {
             tty,
             detach: keys,
         },
-        std::future::ready(()),
     ));
     let framed = !tty && call.version.at_least(42);
     Ok(hijack::response(
