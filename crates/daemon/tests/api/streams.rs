@@ -105,6 +105,44 @@ fn exec_over_a_plain_hijack() {
     assert_eq!(ended["ContainerID"], id);
 }
 
+/// docker-py reads the head through a buffer and the stream beside it: what comes along with the
+/// head is lost to it. And it asks for the exit code as soon as the output ends.
+#[test]
+fn the_head_comes_alone_and_the_end_with_an_exit_code() {
+    let engine = Instance::with_busybox();
+    let id = engine.run("quick", &["sleep", "1000"]);
+    let api = engine.api();
+    for _ in 0..20 {
+        let wanted = json!({"Cmd": ["sh", "-c", "echo x; exit 4"], "AttachStdout": true});
+        let made = api
+            .post(&format!("/containers/{id}/exec"), &wanted)
+            .unwrap();
+        let exec = made.ok().json()["Id"].as_str().unwrap().to_owned();
+        let mut stream = send(
+            &engine,
+            &format!(
+                "POST /exec/{exec}/start HTTP/1.1\r\nHost: x\r\nUpgrade: tcp\r\nConnection: Upgrade\r\nContent-Length: 2\r\n\r\n{{}}"
+            ),
+        );
+        // a client that is slow to wake up
+        std::thread::sleep(Duration::from_millis(15));
+        let mut first = [0; 4096];
+        let n = stream.read(&mut first).unwrap();
+        assert!(
+            first[..n].ends_with(b"\r\n\r\n"),
+            "{}",
+            String::from_utf8_lossy(&first[..n])
+        );
+        let mut out = Vec::new();
+        stream.read_to_end(&mut out).unwrap();
+        assert_eq!(testkit::http::stream_text(&out, 1), "x\n");
+        assert_eq!(
+            api.get(&format!("/exec/{exec}/json")).unwrap().ok().json()["ExitCode"],
+            4
+        );
+    }
+}
+
 #[test]
 fn a_wait_says_at_once_that_it_waits() {
     let engine = Instance::with_busybox();
