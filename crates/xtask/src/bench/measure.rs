@@ -107,9 +107,30 @@ fn floor(options: &Options, table: &mut Table) -> Result<(), Failed> {
     ];
     crate::run::run(crate::run::cargo().args(build))?;
     let target = crate::run::target()?;
-    let rounds = options.rounds.to_string();
-    let text = output(program(target.join("release/examples/floor")).arg(&rounds))?;
-    table.note(format!("the floor:\n\n```text\n{}\n```", text.trim_end()));
+    let root = tempfile::Builder::new().prefix("pl-floor-").tempdir()?;
+    for dir in ["bin", "dev", "etc", "proc", "sys", "tmp"] {
+        std::fs::create_dir(root.path().join(dir))?;
+    }
+    std::fs::copy("/bin/busybox", root.path().join("bin/busybox"))?;
+    std::os::unix::fs::symlink("/bin/busybox", root.path().join("bin/true"))?;
+    let rounds = (options.rounds * 5).to_string();
+    for (what, flags) in [
+        ("the floor of a start", &[][..]),
+        ("the floor with cgroups", &["--cgroup"]),
+        (
+            "the floor with cgroups and seccomp",
+            &["--cgroup", "--seccomp"],
+        ),
+    ] {
+        let mut command = program(target.join("release/examples/floor"));
+        command.args(flags).arg(&rounds).arg(root.path());
+        let text = output(command.arg("/bin/true"))?;
+        let number = text.split(|c: char| !c.is_ascii_digit() && c != '.');
+        let micros = number.filter_map(|n| n.parse::<f64>().ok()).next();
+        let micros = micros.ok_or_else(|| format!("the floor says {text:?}"))?;
+        let values = BTreeMap::from([("floor", micros / 1e3)]);
+        table.row(what, "ms", &values, &[]);
+    }
     Ok(())
 }
 
