@@ -44,6 +44,8 @@ pub(crate) async fn run(engine: &Arc<Inner>) -> Result<(), Error> {
         .blocking("read the containers on record", |inner| {
             let rows = inner.store.containers();
             let rows = rows.map_err(Error::store("read the containers on record"))?;
+            let shims = inner.config.exec_root.join("shims");
+            shim::discard_staged(&shims).map_err(Error::io("clear unfinished launches"))?;
             Ok((rows, run_dirs(inner)))
         })
         .await?;
@@ -188,6 +190,11 @@ async fn from_disk(engine: Arc<Inner>, record: ContainerRecord) -> Found {
             Ok(match exit {
                 // the row was written, the record not yet taken away
                 Some(exit) if record.state.finished_at.as_ref() == Some(&exit.finished_at) => {
+                    Found::AtRest
+                }
+                // the row had it, the shim's own record was taken away, and then the shim was
+                // killed before it had cleaned up: what was made up does not replace what was told
+                Some(exit) if exit.shim_died && record.state.phase != Phase::Starting => {
                     Found::AtRest
                 }
                 Some(exit) => Found::Ended(exit),

@@ -154,8 +154,31 @@ pub(super) fn clean(
 
 /// Removes a run directory that was never given its name.
 pub(super) fn unstage(staged: &Path) -> io::Result<()> {
-    std::fs::remove_file(staged.join(STAGED))?;
+    match std::fs::remove_file(staged.join(STAGED)) {
+        // ended between the directory and its file
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+        other => other?,
+    }
     std::fs::remove_dir(staged)
+}
+
+/// Removes what launches left that ended before their run directory had its name. For an engine's
+/// start, before anything is launched: the engine makes them itself, and there is one at a time.
+///
+/// # Errors
+/// The directory cannot be read.
+pub fn discard_staged(shims: &Path) -> io::Result<()> {
+    for entry in std::fs::read_dir(shims)? {
+        let entry = entry?;
+        if entry
+            .file_name()
+            .as_encoded_bytes()
+            .starts_with(NEW.as_bytes())
+        {
+            unstage(&entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 /// At the engine's start: cleans up after shims that died together with the engine, in all run
@@ -172,12 +195,8 @@ pub fn sweep_run_dirs(shims: &Path, known: impl Fn(&str) -> bool) -> io::Result<
             continue;
         };
         let path = entry.path();
-        // a launch that is under way is a known container's as well
-        if known(name.strip_prefix(NEW).unwrap_or(&name)) {
-            continue;
-        }
-        if name.starts_with(NEW) {
-            drop(unstage(&path));
+        // a launch that is under way has not named its directory yet
+        if name.starts_with(NEW) || known(&name) {
             continue;
         }
         let Ok(state) = State::read(&path) else {

@@ -13,7 +13,7 @@ mod spawner;
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub use bury::sweep_run_dirs;
+pub use bury::{discard_staged, sweep_run_dirs};
 pub(crate) use connection::register;
 pub use shim::{Events, Shim};
 pub use spawner::{Spawner, SpawnerConfig};
