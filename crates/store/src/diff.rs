@@ -163,14 +163,16 @@ impl ChangeWalk<'_> {
         }
     }
 
-    /// Lists what is below a directory; `fresh`: nothing of the layers below shows through.
+    /// Lists what is below a directory; `fresh`: nothing of the layers below shows through. Tells
+    /// whether a mount target was made in it, which is what its time then says, and no change.
     fn directory(
         &self,
         dir: BorrowedFd<'_>,
         path: &[u8],
         fresh: bool,
         list: &mut Vec<Change>,
-    ) -> Result<(), DiffError> {
+    ) -> Result<bool, DiffError> {
+        let mut targets = false;
         for name in tree::names(dir).map_err(|e| self.error(path, e))? {
             let child = tree::join(path, &name);
             let stat = tree::stat(dir, &name).map_err(|e| self.error(&child, e))?;
@@ -180,6 +182,7 @@ impl ChangeWalk<'_> {
                 continue;
             }
             if is_placeholder(&stat) && self.exclude.contains(&child) {
+                targets = true;
                 continue;
             }
             let below = if fresh { None } else { self.below(&child)? };
@@ -191,7 +194,7 @@ impl ChangeWalk<'_> {
             };
             list.push(change(&child, kind));
         }
-        Ok(())
+        Ok(targets)
     }
 
     fn subdirectory(
@@ -211,12 +214,12 @@ impl ChangeWalk<'_> {
             self.gone(dir, path, list)?;
         }
         let inner_fresh = fresh || opaque || below_dir.is_none();
-        self.directory(dir, path, inner_fresh, list)?;
+        let targets = self.directory(dir, path, inner_fresh, list)?;
         let inside = list.len() > before;
         match (below, below_dir) {
             (None, _) if self.exclude.contains(path) && !inside => {}
             (None, _) => list.push(change(path, ChangeKind::Added)),
-            (Some(_), Some(b)) if !inside && !opaque && same_directory(&b, stat) => {}
+            (Some(_), Some(b)) if !inside && !opaque && same_directory(&b, stat, targets) => {}
             (Some(_), _) => list.push(change(path, ChangeKind::Modified)),
         }
         Ok(())
@@ -250,8 +253,8 @@ fn is_placeholder(stat: &Stat) -> bool {
     stat.node == Node::File && stat.size == 0
 }
 
-fn same_directory(a: &Stat, b: &Stat) -> bool {
-    (a.mode, a.uid, a.gid, a.mtime) == (b.mode, b.uid, b.gid, b.mtime)
+fn same_directory(a: &Stat, b: &Stat, at_any_time: bool) -> bool {
+    (a.mode, a.uid, a.gid) == (b.mode, b.uid, b.gid) && (at_any_time || a.mtime == b.mtime)
 }
 
 fn change(path: &[u8], kind: ChangeKind) -> Change {

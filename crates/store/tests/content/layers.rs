@@ -241,6 +241,21 @@ fn changes_are_told_as_docker_tells_them() {
 }
 
 #[test]
+fn a_mount_target_made_at_start_is_no_change_of_its_directory() {
+    let lab = Lab::new();
+    lab.load(&docker_archive("c:1", &[base()])).expect("valid");
+    let upper = container(&lab, "c:1");
+    std::fs::create_dir(upper.join("etc")).expect("writable");
+    std::fs::write(upper.join("etc/hosts"), b"").expect("writable");
+    let changes = || lab.store.changes("c0", &mounts()).expect("readable");
+    assert_eq!(changes(), []);
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+    std::fs::set_permissions(upper.join("etc"), mode).expect("ours");
+    let told: Vec<_> = changes().into_iter().map(|c| (c.kind, c.path)).collect();
+    assert_eq!(told, [(ChangeKind::Modified, b"/etc".to_vec())]);
+}
+
+#[test]
 fn what_is_committed_is_what_was_changed() {
     let lab = Lab::new();
     lab.load(&docker_archive("c:1", &[base()])).expect("valid");
