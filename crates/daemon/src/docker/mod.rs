@@ -14,7 +14,7 @@
 //! Nothing here holds a resource of the engine while a client is slow: streams come through bounded
 //! channels, taken-over connections are copied by a task of their own. A client that goes away
 //! cancels what waits for it (hyper drops the handler), but never a change that was begun: changes
-//! run in tasks of their own ([`Call::change`]).
+//! run in tasks of their own (`Call::change`).
 
 mod absent;
 mod answer;

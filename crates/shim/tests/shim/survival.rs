@@ -101,13 +101,16 @@ async fn what_died_with_the_engine_is_swept() {
     );
     signal(r.launched.shim_pid, Signal::KILL);
     within("the shim to be gone", r.shim.gone()).await;
-    for name in [".new-a", "empty", "dead"] {
+    for name in [".new-a", ".new-b", "empty", "dead"] {
         std::fs::create_dir(shims.join(name)).unwrap();
     }
     std::fs::write(shims.join(".new-a/.state.json.tmp"), "").unwrap();
     std::fs::write(shims.join("dead/state.json"), state).unwrap();
     assert!(shim::sweep_run_dirs(&shims, |_| false).unwrap().is_empty());
-    assert_eq!(std::fs::read_dir(&shims).unwrap().count(), 0);
+    let left = || std::fs::read_dir(&shims).unwrap().count();
+    assert_eq!(left(), 2, "a launch that is under way is left alone");
+    shim::discard_staged(&shims).unwrap();
+    assert_eq!(left(), 0);
 }
 
 /// The engine is gone and comes back: output, log, exit code are as if it had never been away.
