@@ -84,8 +84,10 @@ impl Client {
         self.pending() > HIGH && !self.closing
     }
 
-    pub(super) fn has_room(&self) -> bool {
-        self.pending() <= LOW || self.closing
+    /// Its producers wait for it: it was full, and has not taken enough since. Who does has a
+    /// deadline; one that is neither full nor was holds nobody back, whatever is queued.
+    pub(super) fn holds(&self) -> bool {
+        self.idle_since.is_some() && !self.closing
     }
 
     /// Sends or queues output.
@@ -163,7 +165,7 @@ impl Client {
             self.boundary = self.boundary.saturating_sub(self.sent);
             self.sent = 0;
         }
-        if !self.is_full() && !self.closing {
+        if self.pending() <= LOW && !self.closing {
             self.idle_since = None;
         }
         Ok(())
@@ -259,6 +261,31 @@ mod tests {
             rest = &rest[8 + length..];
         }
         out
+    }
+
+    // FAILURES: "stdout blocks the application": a reader that stops halfway must not hold for ever
+    #[test]
+    fn who_holds_the_producer_back_has_a_deadline() {
+        let both = AttachOptions {
+            stdout: true,
+            stderr: true,
+            ..AttachOptions::default()
+        };
+        let (mut client, mut peer) = attached(&both, false);
+        while !client.is_full() {
+            assert!(!client.holds() && client.deadline().is_none());
+            client.output(Stream::Stdout, &[b'x'; 4 << 10]).unwrap();
+        }
+        let mut held_below_high = 0;
+        let mut some = [0; 4 << 10];
+        while client.pending() > LOW {
+            assert!(client.holds() && client.deadline().is_some());
+            held_below_high += u32::from(!client.is_full());
+            peer.read_exact(&mut some).unwrap();
+            client.flush().unwrap();
+        }
+        assert!(held_below_high > 0, "never between the two marks");
+        assert!(!client.holds() && client.deadline().is_none());
     }
 
     // FAILURES: "stdout blocks the application": a dropped reader's stream is still well-formed

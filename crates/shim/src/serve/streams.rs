@@ -106,7 +106,7 @@ impl Server {
         let held = self
             .clients
             .iter()
-            .any(|(_, c)| c.process == at && !c.has_room());
+            .any(|(_, c)| c.process == at && c.holds());
         if held && !ended {
             return;
         }
