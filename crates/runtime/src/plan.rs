@@ -78,7 +78,7 @@ pub struct PlanInput<'a> {
     pub die_with_parent: bool,
 }
 
-/// All that planning an exec reads. The target is passed at [`crate::spawn`] as a pidfd.
+/// All that planning an exec reads. The target is passed at [`crate::spawn()`] as a pidfd.
 #[derive(Debug)]
 pub struct ExecInput<'a> {
     /// The running container's spec: its namespaces, its seccomp filter.

@@ -61,7 +61,9 @@ const STAGES: [Stage; 7] = [
         name: "doc",
         run: || {
             let mut command = cargo();
-            command.env("RUSTDOCFLAGS", "-D warnings");
+            // private items are documented too: a link to one leads somewhere
+            let flags = "-D warnings -A rustdoc::private-intra-doc-links";
+            command.env("RUSTDOCFLAGS", flags);
             command.args(["doc", "--workspace", "--locked", "--no-deps"]);
             command.arg("--document-private-items");
             finish(&mut command)
