@@ -25,51 +25,6 @@ pub(crate) const DEFAULT_CAPS: [&str; 14] = [
     "CAP_AUDIT_WRITE",
 ];
 
-/// All the kernel has had; the number is the position.
-const KNOWN_CAPS: [&str; 41] = [
-    "CAP_CHOWN",
-    "CAP_DAC_OVERRIDE",
-    "CAP_DAC_READ_SEARCH",
-    "CAP_FOWNER",
-    "CAP_FSETID",
-    "CAP_KILL",
-    "CAP_SETGID",
-    "CAP_SETUID",
-    "CAP_SETPCAP",
-    "CAP_LINUX_IMMUTABLE",
-    "CAP_NET_BIND_SERVICE",
-    "CAP_NET_BROADCAST",
-    "CAP_NET_ADMIN",
-    "CAP_NET_RAW",
-    "CAP_IPC_LOCK",
-    "CAP_IPC_OWNER",
-    "CAP_SYS_MODULE",
-    "CAP_SYS_RAWIO",
-    "CAP_SYS_CHROOT",
-    "CAP_SYS_PTRACE",
-    "CAP_SYS_PACCT",
-    "CAP_SYS_ADMIN",
-    "CAP_SYS_BOOT",
-    "CAP_SYS_NICE",
-    "CAP_SYS_RESOURCE",
-    "CAP_SYS_TIME",
-    "CAP_SYS_TTY_CONFIG",
-    "CAP_MKNOD",
-    "CAP_LEASE",
-    "CAP_AUDIT_WRITE",
-    "CAP_AUDIT_CONTROL",
-    "CAP_SETFCAP",
-    "CAP_MAC_OVERRIDE",
-    "CAP_MAC_ADMIN",
-    "CAP_SYSLOG",
-    "CAP_WAKE_ALARM",
-    "CAP_BLOCK_SUSPEND",
-    "CAP_AUDIT_READ",
-    "CAP_PERFMON",
-    "CAP_BPF",
-    "CAP_CHECKPOINT_RESTORE",
-];
-
 /// `ALL`, or `CAP_X` of a name in any case, with or without its prefix.
 fn normalise(name: &str) -> Result<String, Error> {
     let upper = name.trim().to_ascii_uppercase();
@@ -81,7 +36,7 @@ fn normalise(name: &str) -> Result<String, Error> {
     } else {
         format!("CAP_{upper}")
     };
-    if KNOWN_CAPS.contains(&full.as_str()) {
+    if host::CAPABILITIES.contains(&full.as_str()) {
         return Ok(full);
     }
     Err(Error::invalid(format!(
@@ -214,7 +169,7 @@ mod tests {
     use super::*;
 
     fn host() -> BTreeSet<String> {
-        KNOWN_CAPS
+        host::CAPABILITIES
             .iter()
             .filter(|c| **c != "CAP_SYS_RESOURCE")
             .map(|c| (*c).to_owned())

@@ -22,3 +22,4 @@ pub use facts::{
     CgroupFacts, CgroupHierarchy, CgroupMode, CgroupVersion, Facts, Finding, LsmFacts, MountFacts,
     NamespaceFacts, OverlayFacts, ProbeError, ProcessFacts, Rlimit, SeccompFacts, SyscallFacts,
 };
+pub use process::CAPABILITIES;

@@ -7,8 +7,8 @@ use rustix::process::{Resource, getrlimit};
 
 use crate::facts::{LsmFacts, ProbeError, ProcessFacts, Rlimit};
 
-/// By number, source: linux/capability.h.
-const CAPABILITIES: [&str; 41] = [
+/// All capabilities there are, by number. source: linux/capability.h.
+pub const CAPABILITIES: [&str; 41] = [
     "CAP_CHOWN",
     "CAP_DAC_OVERRIDE",
     "CAP_DAC_READ_SEARCH",

@@ -88,34 +88,11 @@ fn stat(context: &Context, container: &str, path: &str) -> Result<Option<PathSta
     let header = response
         .header("X-Docker-Container-Path-Stat")
         .unwrap_or_default();
-    let text = base64(header)
+    let text = api::base64::decode(header)
         .ok_or_else(|| Failure::say("the daemon's answer to HEAD archive has no stat"))?;
     let stat = api::decode(&text).map_err(|e| Failure::say(e.to_string()))?;
     response.discard()?;
     Ok(Some(stat))
-}
-
-/// Decodes standard base64, padding optional.
-fn base64(text: &str) -> Option<Vec<u8>> {
-    let mut out = Vec::with_capacity(text.len() / 4 * 3);
-    let (mut bits, mut held) = (0_u32, 0);
-    for c in text.trim_end_matches('=').bytes() {
-        let value = match c {
-            b'A'..=b'Z' => c - b'A',
-            b'a'..=b'z' => c - b'a' + 26,
-            b'0'..=b'9' => c - b'0' + 52,
-            b'+' | b'-' => 62,
-            b'/' | b'_' => 63,
-            _ => return None,
-        };
-        bits = bits << 6 | u32::from(value);
-        held += 6;
-        if held >= 8 {
-            held -= 8;
-            out.push(u8::try_from(bits >> held & 0xff).ok()?);
-        }
-    }
-    Some(out)
 }
 
 /// A path without what only says "the content": its plain form, and whether that was asked.
@@ -537,8 +514,9 @@ mod tests {
 
     #[test]
     fn base64_of_both_alphabets() {
-        assert_eq!(base64("eyJhIjoxfQ==").as_deref(), Some(&b"{\"a\":1}"[..]));
-        assert_eq!(base64("__8"), Some(vec![255, 255]));
-        assert_eq!(base64("!"), None);
+        use api::base64::decode;
+        assert_eq!(decode("eyJhIjoxfQ==").as_deref(), Some(&b"{\"a\":1}"[..]));
+        assert_eq!(decode("__8"), Some(vec![255, 255]));
+        assert_eq!(decode("!"), None);
     }
 }
