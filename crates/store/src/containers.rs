@@ -149,6 +149,14 @@ impl Store {
         self.containers_dir().join(id)
     }
 
+    /// The lowest layer of every container's overlay: empty targets of the mounts that each has. An
+    /// image with its own shows its own; one without needs nothing made in the container's upper
+    /// directory at each start.
+    #[must_use]
+    pub fn mount_targets(&self) -> PathBuf {
+        self.root().join("targets")
+    }
+
     /// Where a container's writable layer is, whether or not there is one.
     #[must_use]
     pub fn container_fs(&self, id: &str) -> ContainerFs {

@@ -74,6 +74,19 @@ pub(crate) fn ensure_dir(path: &Path, mode: u32) -> Result<()> {
     rustix::fs::chmod(path, Mode::from_raw_mode(mode)).on("set the mode of", path)
 }
 
+/// Makes an empty file unless something is there.
+pub(crate) fn ensure_empty(path: &Path, mode: u32) -> Result<()> {
+    let make = || {
+        point("store.mktarget")?;
+        let mut options = std::fs::OpenOptions::new();
+        options.write(true).create_new(true).mode(mode).open(path)
+    };
+    match make() {
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        other => other.map(drop).on("make", path),
+    }
+}
+
 /// Replaces a file by rename, without waiting for the disk: after a power cut either content, or
 /// (not on ext4) an empty file, may be found.
 pub(crate) fn write_lazy(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {

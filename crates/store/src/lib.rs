@@ -10,6 +10,7 @@
 //!   images/<hex>.json     copies of the index's rows of images
 //!   layers/<chain id>/    unpacked layers: a cache
 //!   containers/<id>/      record.json, upper, work, and what engine and shim keep there
+//!   targets/              what every container mounts on, where its image lacks it
 //!   volumes/<name>/_data  user data
 //!   trash/                what was removed, until it is reaped; volumes until purged
 //!   staging/              work in flight; emptied at open
@@ -34,6 +35,8 @@ pub mod diff;
 pub mod disk;
 mod driver;
 mod fsck;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod gc;
 pub mod images;
 mod layers;
@@ -236,6 +239,9 @@ impl Store {
     ) -> Result<(Meta, Boot, OpenReport), OpenError> {
         for (dir, mode) in TREE {
             disk::ensure_dir(&root.join(dir), *mode)?;
+        }
+        for file in TARGET_FILES {
+            disk::ensure_empty(&root.join("targets").join(file), 0o644)?;
         }
         let boot = Boot::begin(root, options.boot_id.clone())?;
         let (driver, driver_reason) = match options.driver {
@@ -457,6 +463,9 @@ impl Store {
 const EPERM: i32 = rustix::io::Errno::PERM.raw_os_error();
 
 /// Directories and their modes.
+/// Files of `targets/`, which the engine binds its own over.
+const TARGET_FILES: [&str; 3] = ["etc/hostname", "etc/hosts", "etc/resolv.conf"];
+
 const TREE: &[(&str, u32)] = &[
     ("", 0o711),
     ("blobs", 0o700),
@@ -464,6 +473,11 @@ const TREE: &[(&str, u32)] = &[
     ("images", 0o700),
     ("layers", 0o700),
     ("containers", 0o710),
+    ("targets", 0o755),
+    ("targets/dev", 0o755),
+    ("targets/etc", 0o755),
+    ("targets/proc", 0o755),
+    ("targets/sys", 0o755),
     ("volumes", 0o701),
     ("trash", 0o700),
     ("trash/reap", 0o700),

@@ -75,24 +75,39 @@ impl Options {
     }
 }
 
-/// crun refuses version 1 beside a version 2 hierarchy that has controllers: then everything is
-/// measured in a mount namespace that doesn't show the latter.
-fn without_hybrid(arguments: &[String]) -> Result<Option<Result<(), Failed>>, Failed> {
+/// Size of the file system measured on; a sparse file.
+const DISK_GIB: u64 = 40;
+
+/// Runs the measurement in a mount namespace of its own, which goes with it and in which
+///
+/// - temporary directories, and so every engine's roots, are on a fresh ext4 as mkfs makes it: what
+///   hosts have. A root file system without a journal, as some virtual machines have, looks at every
+///   inode freed in the last minutes whenever it makes one, and what is measured then is the past.
+/// - the version 2 hierarchy is not shown beside version 1 where it has controllers: crun refuses.
+fn in_own_namespace(arguments: &[String]) -> Result<Option<Result<(), Failed>>, Failed> {
     const INSIDE: &str = "PLIMSOLL_BENCH_INSIDE";
+    if std::env::var_os(INSIDE).is_some() {
+        return Ok(None);
+    }
+    let disk = tempfile::Builder::new().prefix("pl-bench-").tempdir()?;
+    let (image, mount) = (disk.path().join("ext4"), disk.path().join("m"));
+    std::fs::create_dir(&mount)?;
+    std::fs::File::create(&image)?.set_len(DISK_GIB << 30)?;
+    run(program("mkfs.ext4").args(["-q", "-F"]).arg(&image))?;
     let cgroups = host::cgroups::read()?;
     let hybrid = cgroups.mode == host::CgroupMode::Hybrid;
-    let Some(v2) = cgroups.v2().filter(|h| hybrid && !h.controllers.is_empty()) else {
-        return Ok(None);
-    };
-    if std::env::var_os(INSIDE).is_some() {
-        return Err("the version 2 hierarchy is still shown".into());
-    }
+    let hidden = cgroups
+        .v2()
+        .filter(|h| hybrid && !h.controllers.is_empty())
+        .map(|h| h.mount.clone());
+    const SCRIPT: &str = "mount -o loop \"$1\" \"$2\" && { test -z \"$3\" || umount \"$3\"; } \
+                          && TMPDIR=$2 && export TMPDIR && shift 3 && \"$@\"";
     let mut command = program("unshare");
     command
-        .args(["--mount", "--propagation", "private", "sh", "-c"])
-        .arg("umount \"$1\" && shift && exec \"$@\"")
+        .args(["--mount", "--propagation", "private", "sh", "-c", SCRIPT])
         .arg("sh")
-        .arg(&v2.mount)
+        .args([&image, &mount])
+        .arg(hidden.unwrap_or_default())
         .arg(std::env::current_exe()?)
         .arg("bench")
         .args(arguments)
@@ -113,12 +128,16 @@ pub(crate) fn bench(arguments: &[String]) -> Result<(), Failed> {
             ("runc", "runc"),
         ])?;
     }
-    if let Some(done) = without_hybrid(arguments)? {
-        return done;
-    }
-    setup::install(&[("busybox", "busybox-static"), ("mmdebstrap", "mmdebstrap")])?;
+    setup::install(&[
+        ("busybox", "busybox-static"),
+        ("mmdebstrap", "mmdebstrap"),
+        ("mkfs.ext4", "e2fsprogs"),
+    ])?;
     if options.engines.iter().any(|e| e == "plimsoll") {
         dist::program_to_show()?;
+    }
+    if let Some(done) = in_own_namespace(arguments)? {
+        return done;
     }
     let mut table = report::Table::default();
     let mut engines = peers::start(&options)?;

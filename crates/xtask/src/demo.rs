@@ -385,7 +385,7 @@ fn survive(engine: &mut Instance, checks: &mut Checks, accounts: u64) -> Result<
     Ok(Rows { accounts, history })
 }
 
-/// Further kills for the time of an adoption: one may meet a busy moment of the machine.
+/// Further kills: each of them has to be survived as fast.
 const MORE_KILLS: usize = 4;
 
 fn adopt(engine: &mut Instance, checks: &mut Checks, containers: usize) -> Result<(), Failed> {
@@ -395,15 +395,14 @@ fn adopt(engine: &mut Instance, checks: &mut Checks, containers: usize) -> Resul
         engine.kill9();
         times.push(engine.start());
     }
-    times.sort();
-    let median = times.get(times.len() / 2).copied().unwrap_or_default();
+    let slowest = times.iter().max().copied().unwrap_or(Duration::MAX);
     let shown: Vec<String> = times
         .iter()
         .map(|t| format!("{:.0}", t.as_secs_f64() * 1e3))
         .collect();
     checks.check(
         "the engine starts again and adopts in under 100 ms",
-        median < ADOPTION && all && engine.containers().len() == containers,
+        slowest < ADOPTION && all && engine.containers().len() == containers,
         format!(
             "{containers} containers; answers after {} ms",
             shown.join(", ")

@@ -116,10 +116,11 @@ pub(crate) fn mount_root(
     if inner.store.driver() == store::Driver::Vfs {
         return rootfs::bind(&fs.dir.join("rootfs"), read_only).map_err(failed);
     }
-    let lowers = inner
+    let mut lowers = inner
         .store
         .rootfs_layers(&record.image_id)
         .map_err(Error::store("find the image's layers"))?;
+    lowers.push(inner.store.mount_targets());
     sys::fault::point("engine.root.mount").map_err(Error::io("mount"))?;
     let volatile = record.spec.host.auto_remove && !read_only;
     if volatile {

@@ -393,7 +393,7 @@ impl Server {
         self.state.pid_start_time = start_time(first.pid).unwrap_or(0);
         self.state.started_at = Time::now().rfc3339();
         // a state file without the pid still names the cgroup
-        drop(self.state.write(&self.launch.run_dir));
+        drop(self.state.append(&self.launch.run_dir));
         self.oom = self.cgroup.as_ref().and_then(|c| c.oom_watch().ok()?);
         if let Some(oom) = &self.oom {
             // memory.events is always "readable": there its news are EPOLLPRI

@@ -16,7 +16,8 @@ pub(crate) const STAGED: &str = ".state.json.tmp";
 /// A run directory before it has its name begins with this.
 pub(crate) const NEW: &str = ".new-";
 
-/// Written before the container's first process exists, again once it does.
+/// Written before the container's first process exists; once it does, a second line follows, so
+/// that nothing is replaced. The last whole line counts.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct State {
     pub(crate) id: String,
@@ -47,9 +48,22 @@ impl State {
         std::fs::rename(&staged, run_dir.join(STATE_FILE))
     }
 
+    /// Adds what has become known since.
+    pub(crate) fn append(&self, run_dir: &Path) -> io::Result<()> {
+        let mut line = vec![b'\n'];
+        serde_json::to_writer(&mut line, self)?;
+        sys::fault::point("shim.state.append")?;
+        let mut options = std::fs::OpenOptions::new();
+        let mut file = options.append(true).open(run_dir.join(STATE_FILE))?;
+        std::io::Write::write_all(&mut file, &line)
+    }
+
     pub(crate) fn read(run_dir: &Path) -> io::Result<Self> {
         let bytes = std::fs::read(run_dir.join(STATE_FILE))?;
-        Ok(serde_json::from_slice(&bytes)?)
+        let mut lines = bytes.rsplit(|b| *b == b'\n');
+        // one that was cut off is not valid: the one before it then
+        let whole = lines.find_map(|line| serde_json::from_slice(line).ok());
+        whole.ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))
     }
 }
 

@@ -105,8 +105,8 @@ impl Table {
         let _infallible = write!(
             out,
             "Written by `cargo xtask bench`: all engines in one run, interleaved, medians of {} \
-             rounds; peers as Debian\npackages them, each with a root of its own and without \
-             networks. Linux {}, {cores} cores. CPU is that of all\nprocesses: command line, \
+             rounds; peers as Debian\npackages them, each with a root of its own on a fresh \
+             ext4 and without networks. Linux {}, {cores} cores. CPU is that of all\nprocesses: command line, \
              daemon, helpers, container. Compare the ratios: absolute times belong to this \
              machine\nand this hour.\n\n",
             options.rounds,
@@ -162,7 +162,7 @@ impl Row {
     fn promise(&self, target: Target) -> String {
         let (text, kept) = match target {
             Target::Ratio(peer, times) => (
-                format!("{times}x {peer}"),
+                format!("{}x {peer}", shortest(times)),
                 self.ratio(peer).map(|r| r >= times),
             ),
             Target::AtMost(most) => (
@@ -176,6 +176,12 @@ impl Row {
             None => format!("{text}: not measured"),
         }
     }
+}
+
+/// At most two digits after the point, none that are zero.
+fn shortest(number: f64) -> String {
+    let text = format!("{number:.2}");
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
 #[cfg(test)]
