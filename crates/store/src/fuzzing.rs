@@ -25,7 +25,11 @@ fn sealed(bytes: &[u8]) -> Vec<u8> {
         out.push(b'\n');
     }
     // three lines of head, then the records
-    let records = out.iter().filter(|b| **b == b'\n').count().saturating_sub(3);
+    let records = out
+        .iter()
+        .filter(|b| **b == b'\n')
+        .count()
+        .saturating_sub(3);
     let sum = hex::encode(Sha256::digest(&out));
     out.extend_from_slice(format!("end {records} {sum}\n").as_bytes());
     out

@@ -81,10 +81,15 @@ fn every_step(action: &str) {
         let dir = crate::scratch();
         let root = dir.path().join("root");
         let fault = format!("store:{number}:{action}");
-        let output = run_child(&root, &fault, &dir.path().join("log"));
+        let log = dir.path().join("log");
+        let output = run_child(&root, &fault, &log);
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let told = |what: &str| text.matches(what).count();
-        if action == "kill" && told("closed") > 0 {
+        // digests differ from run to run, and two blobs may share a directory that is synced once:
+        // a history can be a step shorter than the one that was counted
+        let reached =
+            || std::fs::read_to_string(&log).is_ok_and(|l| l.lines().count() as u64 >= *number);
+        if action == "kill" && told("closed") > 0 && reached() {
             failures.push(format!("{number} {name}: nobody was killed"));
         }
         if let Err(what) = judge(&root, told("acknowledged"), &text) {
