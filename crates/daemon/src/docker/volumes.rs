@@ -96,12 +96,10 @@ pub(super) async fn remove(call: Call) -> Answer {
     no_content()
 }
 
-/// `all=true`: the named ones too. Up to API 1.41 that was what a prune did.
+/// `all=true`: the named ones too. Up to API 1.41 that was what a prune did; here a named volume
+/// goes only where that is asked for, whatever the client's age.
 pub(super) async fn prune(call: Call) -> Answer {
-    let mut filters = call.filters(&["all", "label", "label!"])?;
-    if !call.version.at_least(42) && !filters.contains("all") {
-        filters.add("all", "true");
-    }
+    let filters = call.filters(&["all", "label", "label!"])?;
     let engine = call.engine().clone();
     let pruned = call
         .change(async move { engine.prune_volumes(&filters.0).await })
