@@ -47,6 +47,7 @@ use inner::{Inner, ask, ask_within};
 use model::{ContainerSpec, ErrorKind};
 use pipe::ByteReceiver;
 use registry::Entry;
+use shim::jsonlog::LogPosition;
 
 /// Of calls that last as long as the caller allowed a container to live on.
 const FOR_EVER: Duration = Duration::from_secs(u32::MAX as u64);
@@ -103,26 +104,32 @@ fn tell_execs_changed(entry: &Entry) {
     tracing::trace!(full, "exec instances changed");
 }
 
-async fn attach(entry: &Entry, options: AttachOptions) -> Result<UnixStream, Error> {
+/// The client's end of the streams, and up to where the log holds what was written before.
+async fn attach(
+    entry: &Entry,
+    options: AttachOptions,
+) -> Result<(UnixStream, Option<LogPosition>), Error> {
     let attachment = ask(entry, |reply| Command::Attach { options, reply }).await?;
-    let stream = match attachment {
-        Attachment::Kept(stream) => stream,
+    let (stream, log) = match attachment {
+        Attachment::Kept(stream) => (stream, None),
         Attachment::Live(live) => {
             let wanted = shim::AttachOptions {
                 stdin: options.stdin,
                 stdout: options.stdout,
                 stderr: options.stderr,
+                after_log: options.logs,
                 ..shim::AttachOptions::default()
             };
-            let stream = live.shim.attach(&wanted).await;
-            let stream = stream.map_err(shim_error("attach"))?;
+            let attached = live.shim.attach(&wanted).await;
+            let shim::Attached { stream, log } = attached.map_err(shim_error("attach"))?;
             stream
                 .set_nonblocking(true)
                 .map_err(Error::io("prepare a socket"))?;
-            stream
+            (stream, log)
         }
     };
-    UnixStream::from_std(stream).map_err(Error::io("prepare a socket"))
+    let stream = UnixStream::from_std(stream).map_err(Error::io("prepare a socket"))?;
+    Ok((stream, log))
 }
 
 impl Engine {
@@ -324,7 +331,7 @@ impl Engine {
         let view = entry.view.load();
         self.inner.container_event(&view.record, "attach", &[]);
         match stream {
-            Some(stream) if !options.logs => Ok(stream),
+            Some((stream, _)) if !options.logs => Ok(stream),
             stream => logs::with_replay(&self.inner, &entry, &options, stream).await,
         }
     }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use shim::jsonlog::{LogReader, ReadOptions, Stream};
+use shim::jsonlog::{LogPosition, LogReader, ReadOptions, Stream};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
@@ -24,6 +24,15 @@ pub(crate) async fn read(
     entry: &Arc<Entry>,
     options: LogOptions,
 ) -> Result<Lines, Error> {
+    read_to(engine, entry, options, None).await
+}
+
+async fn read_to(
+    engine: &Arc<Inner>,
+    entry: &Arc<Entry>,
+    options: LogOptions,
+    end: Option<LogPosition>,
+) -> Result<Lines, Error> {
     let view = entry.view.load_full();
     let Some(path) = view.paths.log.clone() else {
         return Err(Error::unsupported(
@@ -41,6 +50,7 @@ pub(crate) async fn read(
         tail: options.tail.map(|n| n as u64),
         since: time(options.since)?,
         until: time(options.until)?,
+        end,
     };
     // one that does not run has nothing to follow
     let live: Option<Live> = if options.follow && view.is_running() {
@@ -100,15 +110,16 @@ fn line(entry: shim::jsonlog::Entry) -> LogLine {
     }
 }
 
-/// The log first, then (with `stream`) what comes. Between the two a line may be seen twice, never
-/// none: the stream is taken before the log is read.
+/// The log first, then (with `live`) what comes: each line once, because the shim says how far the
+/// log went when it took the stream. Where it doesn't, one in between may be seen twice, never none.
 pub(crate) async fn with_replay(
     engine: &Arc<Inner>,
     entry: &Arc<Entry>,
     options: &AttachOptions,
-    live: Option<UnixStream>,
+    live: Option<(UnixStream, Option<LogPosition>)>,
 ) -> Result<UnixStream, Error> {
-    let mut lines = read(
+    let (live, end) = live.map_or((None, None), |(live, end)| (Some(live), end));
+    let mut lines = read_to(
         engine,
         entry,
         LogOptions {
@@ -116,6 +127,7 @@ pub(crate) async fn with_replay(
             stderr: options.stderr,
             ..LogOptions::default()
         },
+        end,
     )
     .await?;
     let raw = entry.view.load().record.spec.tty;

@@ -63,6 +63,9 @@ pub struct AttachOptions {
     pub stdin: bool,
     pub stdout: bool,
     pub stderr: bool,
+    /// The client has read the log before: first comes what was read of lines that are not in it,
+    /// because their ends have not been written yet.
+    pub after_log: bool,
     /// Absent: the container's own streams.
     pub exec_id: Option<String>,
     /// A reader that is slower than the container holds it back, as a pipe would; one that takes

@@ -38,8 +38,8 @@ pub mod spawner;
 mod wire;
 
 pub use client::{
-    AdoptError, Events, Shim, ShimError, Spawner, SpawnerConfig, StartError, discard_staged,
-    kill_mute, sweep_run_dirs,
+    AdoptError, Attached, Events, Shim, ShimError, Spawner, SpawnerConfig, StartError,
+    discard_staged, kill_mute, sweep_run_dirs,
 };
 pub use launch::{
     AttachOptions, Event, ExecLaunch, ExecStarted, ExecStatus, Launch, LaunchError, Launched,

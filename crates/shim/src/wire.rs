@@ -64,7 +64,7 @@ pub(crate) mod tag {
     pub(crate) const LOG_MAX_SIZE: u16 = 10;
     pub(crate) const LOG_MAX_FILE: u16 = 11;
     pub(crate) const EPHEMERAL: u16 = 12;
-    /// Nested fields: STDIN, STDOUT, STDERR, EXEC_ID, PATIENCE.
+    /// Nested fields: STDIN, STDOUT, STDERR, EXEC_ID, PATIENCE, AFTER_LOG.
     pub(crate) const ATTACH: u16 = 13;
     pub(crate) const STDIN: u16 = 14;
     pub(crate) const STDOUT: u16 = 15;
@@ -92,6 +92,10 @@ pub(crate) mod tag {
     pub(crate) const RECORD: u16 = 34;
     /// A descriptor of the root file system comes along.
     pub(crate) const ROOT: u16 = 35;
+    /// Of the answer to ATTACH: what was written before is in the log up to here.
+    pub(crate) const LOG_INODE: u16 = 36;
+    pub(crate) const LOG_OFFSET: u16 = 37;
+    pub(crate) const AFTER_LOG: u16 = 38;
 }
 
 /// Not a message of ours.
@@ -256,6 +260,7 @@ pub(crate) fn put_attach(w: &mut Writer, options: &AttachOptions) {
     inner.flag(tag::STDIN, options.stdin);
     inner.flag(tag::STDOUT, options.stdout);
     inner.flag(tag::STDERR, options.stderr);
+    inner.flag(tag::AFTER_LOG, options.after_log);
     if let Some(exec_id) = &options.exec_id {
         inner.str(tag::EXEC_ID, exec_id);
     }
@@ -276,6 +281,7 @@ pub(crate) fn attaches(fields: Fields<'_>) -> Result<Vec<AttachOptions>, Damaged
                 stdin: f.flag(tag::STDIN),
                 stdout: f.flag(tag::STDOUT),
                 stderr: f.flag(tag::STDERR),
+                after_log: f.flag(tag::AFTER_LOG),
                 exec_id: f.str(tag::EXEC_ID).map(str::to_owned),
                 patience: f
                     .u64(tag::PATIENCE_MS)
@@ -444,7 +450,8 @@ mod tests {
         fn attach_options_come_back(flags in any::<[bool; 3]>(), exec in any::<Option<String>>(),
                                     ms in any::<Option<u32>>()) {
             let wanted = AttachOptions {
-                stdin: flags[0], stdout: flags[1], stderr: flags[2], exec_id: exec,
+                stdin: flags[0], stdout: flags[1], stderr: flags[2], after_log: true,
+                exec_id: exec,
                 patience: ms.map(|ms| std::time::Duration::from_millis(u64::from(ms))),
             };
             let mut w = Writer::message(kind::ATTACH, 1);

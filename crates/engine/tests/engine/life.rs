@@ -94,6 +94,44 @@ async fn attach_to_a_running_one_with_its_log() {
     lab.end().await;
 }
 
+/// What a client that comes while the container writes is given of the log, and what it is given as
+/// it comes, is every line once; over rotations too.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_and_what_comes_are_every_line_once() {
+    const LINES: usize = 20_000;
+    let lab = Lab::new().await;
+    let mut spec = sh(&format!(
+        "i=0; while [ $i -lt {LINES} ]; do echo line $i; i=$((i+1)); \
+         test $((i % 500)) != 0 || sleep 0.02; done"
+    ));
+    spec.host.log.options = [("max-size", "64k"), ("max-file", "50")]
+        .map(|(k, v)| (k.to_owned(), v.to_owned()))
+        .into();
+    let id = lab.run(spec).await;
+    let options = AttachOptions {
+        logs: true,
+        stdin: false,
+        ..all_streams()
+    };
+    let expected: String = (0..LINES).map(|n| format!("line {n}\n")).collect();
+    // one after the other, each from another moment on
+    let mut readers = Vec::new();
+    while lab.view(&id).is_running() && readers.len() < 50 {
+        // refused at the very end
+        if let Ok(stream) = lab.engine().attach(&id, options).await {
+            readers.push(tokio::spawn(read_all(stream)));
+        }
+    }
+    assert!(readers.len() > 2, "it ended too early to see anything");
+    for reader in readers {
+        let seen = stdout(&reader.await.unwrap());
+        let odd = seen.lines().zip(expected.lines()).find(|(a, b)| a != b);
+        assert_eq!(odd, None);
+        assert_eq!(seen.len(), expected.len());
+    }
+    lab.end().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_terminal_is_raw_and_has_a_size() {
     let lab = Lab::new().await;

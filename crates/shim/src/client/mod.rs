@@ -15,7 +15,7 @@ use std::time::Duration;
 
 pub use bury::{discard_staged, sweep_run_dirs};
 pub(crate) use connection::register;
-pub use shim::{Events, Shim};
+pub use shim::{Attached, Events, Shim};
 pub use spawner::{Spawner, SpawnerConfig};
 
 /// Kills a shim that does not answer, stopped ones too; the next [`Shim::adopt`] then finds it dead

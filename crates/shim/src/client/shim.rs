@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use super::connection::{Connection, Handle};
 use super::spawner::{refused, sealed};
 use super::{AdoptError, ShimError, bury};
+use crate::jsonlog::LogPosition;
 use crate::launch::{AttachOptions, Event, ExecLaunch, ExecStarted, LaunchError, Status};
 use crate::record::ExitRecord;
 use crate::serve::state::State;
@@ -26,6 +27,15 @@ const ANSWER: Duration = Duration::from_secs(5);
 
 /// Events kept for a receiver that is slow.
 const BACKLOG: usize = 16;
+
+/// A client's end of the streams.
+#[derive(Debug)]
+pub struct Attached {
+    pub stream: UnixStream,
+    /// What the container wrote before is in its log up to here, and nothing of what the stream
+    /// gives. `None`: there is no log, or an older shim that doesn't say.
+    pub log: Option<LogPosition>,
+}
 
 /// A client of one shim. Cheap to clone; all clones share a connection.
 #[derive(Debug, Clone)]
@@ -147,7 +157,7 @@ impl Shim {
     ///
     /// # Errors
     /// See [`ShimError`].
-    pub async fn attach(&self, options: &AttachOptions) -> Result<UnixStream, ShimError> {
+    pub async fn attach(&self, options: &AttachOptions) -> Result<Attached, ShimError> {
         let io = |source| ShimError::Io {
             id: self.id(),
             source,
@@ -156,9 +166,17 @@ impl Shim {
         ours.set_nonblocking(true).map_err(io)?;
         let mut w = self.request(kind::ATTACH);
         wire::put_attach(&mut w, options);
-        self.ask(w, &[theirs.as_fd()], "attach", options.exec_id.as_deref())
+        let (answer, _) = self
+            .ask(w, &[theirs.as_fd()], "attach", options.exec_id.as_deref())
             .await?;
-        Ok(ours)
+        let fields = Message::parse(&answer).map(|m| m.fields).ok();
+        let log = fields.and_then(|f| {
+            Some(LogPosition {
+                inode: f.u64(tag::LOG_INODE)?,
+                offset: f.u64(tag::LOG_OFFSET)?,
+            })
+        });
+        Ok(Attached { stream: ours, log })
     }
 
     /// Runs another process in the container: when this answers, its program has been executed.

@@ -221,6 +221,11 @@ impl Splitter {
         }
     }
 
+    /// What was fed and is in no entry yet.
+    pub(crate) fn held(&self) -> (Stream, &[u8]) {
+        (self.stream, &self.held)
+    }
+
     /// What is held at the end of the output: a piece without line end.
     pub(crate) fn finish(&mut self, now: Time, give: impl FnOnce(Stream, &[u8], bool, Time)) {
         if !self.held.is_empty() {

@@ -17,7 +17,7 @@ mod writer;
 
 use std::path::{Path, PathBuf};
 
-pub use reader::{Entry, LogReader, ReadError, ReadOptions};
+pub use reader::{Entry, LogPosition, LogReader, ReadError, ReadOptions};
 pub use watch::{WatchError, Watcher};
 pub(crate) use writer::LogWriter;
 

@@ -38,6 +38,17 @@ pub struct ReadOptions {
     pub since: Option<jiff::Timestamp>,
     /// Not after.
     pub until: Option<jiff::Timestamp>,
+    /// Not beyond, where the log still has it. Not for a follower.
+    pub end: Option<LogPosition>,
+}
+
+/// A place between two entries of a log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogPosition {
+    /// Of the file, which a rotation renames.
+    pub inode: u64,
+    /// Bytes before it.
+    pub offset: u64,
 }
 
 impl Default for ReadOptions {
@@ -48,6 +59,7 @@ impl Default for ReadOptions {
             tail: None,
             since: None,
             until: None,
+            end: None,
         }
     }
 }
@@ -233,6 +245,9 @@ impl Cursor {
             done: false,
         };
         cursor.files = cursor.newer_than(None)?.into();
+        if let Some(end) = cursor.options.end {
+            cursor.end_at(end);
+        }
         if let Some(wanted) = cursor.options.tail {
             cursor.seek_tail(wanted)?;
         } else if let Some(since) = cursor.options.since {
@@ -282,6 +297,17 @@ impl Cursor {
         }
         found.reverse();
         Ok(found)
+    }
+
+    /// Leaves what is before a position to be read; all, if its file is gone.
+    fn end_at(&mut self, end: LogPosition) {
+        let Some(number) = self.files.iter().position(|f| f.inode == end.inode) else {
+            return;
+        };
+        self.files.truncate(number + 1);
+        if let Some(last) = self.files.back_mut() {
+            last.end = last.end.min(end.offset);
+        }
     }
 
     /// Leaves the last `wanted` lines to be read.
@@ -534,7 +560,7 @@ mod tests {
             (0..lines).for_each(|n| put(&mut w, n));
             w.flush();
             let options = ReadOptions {
-                stdout, stderr, tail, since: since.map(second), until: until.map(second),
+                stdout, stderr, tail, since: since.map(second), until: until.map(second), end: None,
             };
             let got = block_on(async { rest(LogReader::open(&path, &options).await.unwrap()).await });
             let wanted: Vec<u64> = (lines.saturating_sub(tail.unwrap_or(lines))..lines)

@@ -6,11 +6,11 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::encode::{self, Time};
-use super::{Stream, rotated};
+use super::{LogPosition, Stream, rotated};
 use crate::launch::LogPlan;
 
 /// A batch is written when it reaches this.
@@ -50,6 +50,16 @@ impl LogWriter {
 
     pub(crate) fn dropped(&self) -> u64 {
         self.dropped
+    }
+
+    /// Where the next entry will be: all before it are in the file. `None`: there is no file now.
+    pub(crate) fn position(&mut self) -> Option<LogPosition> {
+        self.flush();
+        let inode = self.file.as_ref()?.metadata().ok()?.ino();
+        Some(LogPosition {
+            inode,
+            offset: self.size,
+        })
     }
 
     /// Adds an entry to the batch.

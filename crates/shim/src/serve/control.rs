@@ -11,6 +11,7 @@ use super::poller::Token;
 use super::process::{Asker, FIRST, Life, Process};
 use super::start::{Refusal, not_running, set_size};
 use super::{Server, wire};
+use crate::jsonlog::LogWriter;
 use crate::launch::{ExecStatus, Phase, Status};
 use crate::wire::{Fields, Message, Writer, kind, tag};
 
@@ -173,7 +174,15 @@ impl Server {
             return Err(not_running());
         }
         self.attach(fd, options, at)?;
-        Ok(ok(message.id))
+        let (mut answer, fds) = ok(message.id);
+        if at == FIRST
+            && let Some(position) = self.log.as_mut().and_then(LogWriter::position)
+        {
+            answer
+                .u64(tag::LOG_INODE, position.inode)
+                .u64(tag::LOG_OFFSET, position.offset);
+        }
+        Ok((answer, fds))
     }
 
     fn handle_exec(

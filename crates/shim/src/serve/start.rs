@@ -330,6 +330,19 @@ impl Server {
         }
         let at = self.clients.vacant();
         dont_block(&client.fd)?;
+        if options.after_log {
+            for splitter in target
+                .sources
+                .iter()
+                .flatten()
+                .filter_map(|s| s.splitter.as_ref())
+            {
+                let (stream, held) = splitter.held();
+                if !held.is_empty() {
+                    client.output(stream, held)?;
+                }
+            }
+        }
         let token = Token::Client(at);
         self.poller.add(&client.fd, token, EventFlags::empty())?;
         self.clients.insert(client);

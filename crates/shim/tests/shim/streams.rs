@@ -57,7 +57,7 @@ async fn a_client_lost_leaves_the_input_open() {
     write(&mut stream, b"one\n").await;
     drop(stream);
     let stream = r.shim.attach(&all_streams()).await.unwrap();
-    let mut stream = tokio::net::UnixStream::from_std(stream).unwrap();
+    let mut stream = tokio::net::UnixStream::from_std(stream.stream).unwrap();
     write(&mut stream, b"two\n").await;
     assert_eq!(r.exit().await.code, 0);
     assert_eq!(c.log(), [("stdout".into(), "onetwo\n".into())]);
@@ -72,7 +72,7 @@ async fn without_stdin_once_the_input_stays_open() {
     let mut r = c.start().await;
     for word in ["one\n", "two\n"] {
         let stream = r.shim.attach(&all_streams()).await.unwrap();
-        let mut stream = tokio::net::UnixStream::from_std(stream).unwrap();
+        let mut stream = tokio::net::UnixStream::from_std(stream.stream).unwrap();
         write(&mut stream, word.as_bytes()).await;
     }
     assert_eq!(r.exit().await.code, 0);
@@ -163,7 +163,7 @@ async fn several_clients_see_the_same() {
         ..shim::AttachOptions::default()
     };
     let second = r.shim.attach(&options).await.unwrap();
-    let second = tokio::net::UnixStream::from_std(second).unwrap();
+    let second = tokio::net::UnixStream::from_std(second.stream).unwrap();
     write(&mut first, b"go\n").await;
     let (a, b) = tokio::join!(read_frames(first), read_frames(second));
     assert_eq!(a, b);

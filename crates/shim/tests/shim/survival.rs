@@ -129,7 +129,7 @@ async fn the_client_gone_and_back() {
         .attach(&crate::harness::all_streams())
         .await
         .unwrap();
-    let mut stream = tokio::net::UnixStream::from_std(stream).unwrap();
+    let mut stream = tokio::net::UnixStream::from_std(stream.stream).unwrap();
     crate::harness::write(&mut stream, b"word\n").await;
     read_until(&mut stream, "got word").await;
     within("the shim to be gone", adopted.gone()).await;
