@@ -13,7 +13,7 @@ use super::{DEBIAN, PATIENCE};
 
 /// `systemctl` with these arguments; what it said.
 #[track_caller]
-fn systemctl(arguments: &[&str]) -> String {
+pub(super) fn systemctl(arguments: &[&str]) -> String {
     let output = command("systemctl").args(arguments).output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(
