@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use engine::CgroupDriver;
 use engine::model::{LogSpec, NamespaceMode, Ulimit};
 
 use keys::{Built, KEYS, Key, Kind};
@@ -46,6 +47,7 @@ pub struct Config {
     /// Owner of the unix sockets; `docker` where it exists, if none is given.
     pub group: Option<String>,
     pub labels: Vec<String>,
+    pub cgroup_driver: CgroupDriver,
     pub log: LogSpec,
     pub defaults: ContainerDefaults,
 }
@@ -107,6 +109,7 @@ impl Default for Config {
             log_level: tracing::Level::INFO,
             group: None,
             labels: Vec::new(),
+            cgroup_driver: CgroupDriver::default(),
             log: LogSpec {
                 driver: "json-file".to_owned(),
                 options: BTreeMap::new(),
@@ -349,6 +352,7 @@ fn apply(config: &mut Config, key: &Key, values: &[String]) -> Result<(), String
         "carry-anyway" => config.carry_anyway = boolean(last)?,
         "log-level" => config.log_level = level(last)?,
         "group" => config.group = Some(last.to_owned()),
+        "exec-opt" => config.cgroup_driver = cgroup_driver(values)?,
         "label" => config.labels = values.to_vec(),
         "log-driver" => config.log.driver = crate::docker::log_driver(last)?.to_owned(),
         "log-opt" => config.log.options = log_options(values)?,
@@ -432,6 +436,22 @@ fn log_options(values: &[String]) -> Result<BTreeMap<String, String>, String> {
         );
     }
     Ok(out)
+}
+
+/// The only option of dockerd's runtime there is: `native.cgroupdriver`.
+fn cgroup_driver(values: &[String]) -> Result<CgroupDriver, String> {
+    let mut driver = CgroupDriver::default();
+    for value in values {
+        driver = match value.split_once('=') {
+            Some(("native.cgroupdriver", "cgroupfs")) => CgroupDriver::Cgroupfs,
+            Some(("native.cgroupdriver", "systemd")) => CgroupDriver::Systemd,
+            Some(("native.cgroupdriver", other)) => {
+                return Err(format!("no cgroup driver {other:?}: cgroupfs or systemd"));
+            }
+            _ => return Err(format!("{value:?} is not native.cgroupdriver=...")),
+        };
+    }
+    Ok(driver)
 }
 
 /// `nofile=1024:2048` or `nofile=1024`; -1: without limit.

@@ -278,6 +278,7 @@ fn engine_config(config: &Config, facts: Facts) -> EngineConfig {
         facts: Arc::new(facts),
         spawner: None,
         debug: config.debug,
+        cgroup_driver: config.cgroup_driver,
     }
 }
 

@@ -84,6 +84,7 @@ async fn measure(rounds: usize, root: Option<PathBuf>) -> Result<(), Failure> {
         stop_timeout: 10,
         spawner: None,
         debug: false,
+        cgroup_driver: engine::CgroupDriver::default(),
     };
     let mut table = Table(Vec::new());
     let engine = Engine::start(config.clone()).await?;

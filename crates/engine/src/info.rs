@@ -10,7 +10,7 @@ use crate::inner::{Inner, ask};
 use crate::model::{ErrorKind, Phase};
 use crate::procfs;
 use crate::registry::Entry;
-use crate::views::{BlkioEntry, Info, StatsSample};
+use crate::views::{BlkioEntry, CgroupDriver, Info, StatsSample};
 
 pub(crate) fn info(inner: &Inner) -> Info {
     let views = inner.containers.views();
@@ -53,7 +53,11 @@ pub(crate) fn info(inner: &Inner) -> Info {
             "1"
         }
         .to_owned(),
-        cgroup_driver: "cgroupfs".to_owned(),
+        cgroup_driver: match inner.config.cgroup_driver {
+            CgroupDriver::Cgroupfs => "cgroupfs",
+            CgroupDriver::Systemd => "systemd",
+        }
+        .to_owned(),
         security_options: security_options(inner),
         memory_limit: has("memory"),
         swap_limit: cgroup.swap_accounting,

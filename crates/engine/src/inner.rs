@@ -44,6 +44,8 @@ pub(crate) struct Inner {
     pub(crate) budget: Budget,
     /// Of this instance's cgroups, from its exec root.
     pub(crate) instance: String,
+    /// With systemd's cgroup driver: where its tree begins below the mounts.
+    pub(crate) systemd: Option<PathBuf>,
     /// Turns true when the engine ends.
     pub(crate) closing: watch::Sender<bool>,
     /// Filling of volumes takes turns: two containers that come with the same new volume must not

@@ -245,7 +245,12 @@ async fn sweep(engine: Arc<Inner>, known: BTreeSet<String>) {
                 .map(|v| v.record.id.as_str())
                 .chain(known.iter().map(String::as_str))
                 .collect();
-            for stray in Cgroup::strays(&inner.config.facts.cgroup, &inner.instance, &now) {
+            let facts = &inner.config.facts.cgroup;
+            let mut strays = Cgroup::strays(facts, &inner.instance, &now);
+            if let Some(base) = &inner.systemd {
+                strays.extend(Cgroup::stray_scopes(facts, &inner.instance, base, &now));
+            }
+            for stray in strays {
                 if let Err(error) = stray.remove(CGROUP_DEADLINE) {
                     tracing::warn!(%error, "a stray cgroup stays");
                 }

@@ -18,7 +18,7 @@ use crate::inner::Inner;
 use crate::reconcile;
 use crate::registry::Registry;
 use crate::restart::Budget;
-use crate::views::EngineConfig;
+use crate::views::{CgroupDriver, EngineConfig};
 
 /// Actors get this long to see their rows written.
 const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(10);
@@ -44,12 +44,20 @@ pub enum StartError {
         #[source]
         source: shim::StartError,
     },
+    #[error("let systemd make the cgroups (native.cgroupdriver=systemd)")]
+    Systemd {
+        #[source]
+        source: runtime::systemd::SystemdError,
+    },
     #[error("take up the containers on record")]
     Reconcile {
         #[source]
         source: Error,
     },
 }
+
+/// Systemd may be busy starting everything else.
+const SYSTEMD_DEADLINE: Duration = Duration::from_secs(20);
 
 /// Ends the engine's tasks when the last handle is dropped.
 #[derive(Debug)]
@@ -63,7 +71,24 @@ impl Drop for Life {
     }
 }
 
+/// Asks systemd where its tree begins: a driver that can't be used is refused now, not at the first
+/// container.
+async fn systemd_tree(config: &EngineConfig) -> Result<Option<PathBuf>, StartError> {
+    if config.cgroup_driver == CgroupDriver::Cgroupfs {
+        return Ok(None);
+    }
+    let asked = tokio::task::spawn_blocking(|| {
+        let base = runtime::systemd::base(runtime::systemd::Manager::System, SYSTEMD_DEADLINE);
+        base.map_err(|source| StartError::Systemd { source })
+    });
+    let base = asked.await.map_err(|e| StartError::Reconcile {
+        source: Error::internal(format!("ask systemd: {e}")),
+    })??;
+    Ok(Some(base))
+}
+
 pub(crate) async fn start(config: EngineConfig) -> Result<Engine, StartError> {
+    let systemd = systemd_tree(&config).await?;
     let (data_root, shims) = (config.data_root.clone(), config.exec_root.join("shims"));
     make_private(&shims)?;
     let opening = tokio::task::spawn_blocking(move || {
@@ -92,6 +117,7 @@ pub(crate) async fn start(config: EngineConfig) -> Result<Engine, StartError> {
     let (closing, _) = watch::channel(false);
     let inner = Arc::new(Inner {
         instance: runtime::cgroup::instance_name(&config.exec_root),
+        systemd,
         events: EventLog::open(&config.data_root),
         warnings: warnings(&config, &report),
         driver_reason: report.driver_reason.clone(),

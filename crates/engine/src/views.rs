@@ -24,6 +24,17 @@ pub struct EngineConfig {
     /// Program and leading arguments that become the spawner; absent: this binary, `spawner`.
     pub spawner: Option<PathBuf>,
     pub debug: bool,
+    pub cgroup_driver: CgroupDriver,
+}
+
+/// Who makes the containers' cgroups.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum CgroupDriver {
+    /// The engine.
+    #[default]
+    Cgroupfs,
+    /// systemd, as transient scopes.
+    Systemd,
 }
 
 /// All that is visible, at one instant. Cheap to take and never waits.

@@ -10,6 +10,8 @@
 //! cpuset, hugetlb, net_cls, net_prio only when a limit needs them, since each hierarchy costs a
 //! directory, an entry and a removal (0.06 ms of CPU). [`Cgroup::update`] joins further ones later.
 //!
+//! With systemd's driver the directories are a scope's: see [`crate::systemd`].
+//!
 //! A v2 cgroup lies at the mount's root, not below our own: a cgroup with processes in it (the
 //! daemon) can't delegate controllers ("no internal processes", cgroup-v2.rst).
 //!
@@ -28,14 +30,19 @@ use std::time::{Duration, Instant};
 use host::{CgroupFacts, CgroupVersion};
 use oci_spec::runtime::LinuxResources;
 
-pub(crate) use devices::{program as device_program, unrestricted};
-pub(crate) use limits::writes;
+use crate::systemd::{Manager, Scope, SystemdError};
+
+pub(crate) use devices::{nodes as device_nodes, program as device_program, unrestricted};
+pub(crate) use limits::{io_weight, weight, writes};
 pub use observe::{OomWatch, Stats};
 
 /// Where a container's cgroup lies: one directory in each hierarchy used.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Cgroup {
     pub(crate) dirs: Vec<Dir>,
+    /// The unit it belongs to, where systemd made it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) scope: Option<Scope>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -68,6 +75,12 @@ pub enum CgroupError {
     Busy(PathBuf),
     #[error("{} did not freeze in time", .0.display())]
     NotFrozen(PathBuf),
+    #[error("change unit {unit}")]
+    Systemd {
+        unit: String,
+        #[source]
+        source: SystemdError,
+    },
 }
 
 pub(crate) fn failed<'p>(
@@ -80,6 +93,9 @@ pub(crate) fn failed<'p>(
         source,
     }
 }
+
+/// For one exchange with systemd, which may be busy starting everything else.
+pub(crate) const SYSTEMD_DEADLINE: Duration = Duration::from_secs(20);
 
 /// Controllers every container has, where the host has them.
 const ALWAYS: [&str; 5] = ["memory", "pids", "cpuacct", "devices", "blkio"];
@@ -137,6 +153,24 @@ impl Cgroup {
         resources: Option<&LinuxResources>,
         parent: Option<&Path>,
     ) -> Self {
+        Self::placed(facts, resources, |h| place(h, instance, id, parent))
+    }
+
+    /// The cgroup of a unit of systemd's.
+    #[must_use]
+    pub fn of_scope(facts: &CgroupFacts, scope: Scope, resources: Option<&LinuxResources>) -> Self {
+        let below = scope.directory();
+        Self {
+            scope: Some(scope),
+            ..Self::placed(facts, resources, |h| h.mount.join(&below))
+        }
+    }
+
+    fn placed(
+        facts: &CgroupFacts,
+        resources: Option<&LinuxResources>,
+        place: impl Fn(&host::CgroupHierarchy) -> PathBuf,
+    ) -> Self {
         let mut wanted = wanted(resources);
         // the hybrid's second hierarchy freezes better than v1's freezer: frozen processes can be
         // killed, and a stop is atomic
@@ -152,11 +186,11 @@ impl Cgroup {
                 dirs.push(Dir {
                     v2,
                     controllers: h.controllers.clone(),
-                    path: place(h, instance, id, parent),
+                    path: place(h),
                 });
             }
         }
-        Self { dirs }
+        Self { dirs, scope: None }
     }
 
     /// The cgroup of `id` as it is found now: directories that exist, in whatever hierarchy.
@@ -169,6 +203,22 @@ impl Cgroup {
         });
         Self {
             dirs: dirs.filter(|d| d.path.is_dir()).collect(),
+            scope: None,
+        }
+    }
+
+    /// The cgroup of a unit as it is found now.
+    #[must_use]
+    pub fn find_scope(facts: &CgroupFacts, scope: Scope) -> Self {
+        let below = scope.directory();
+        let dirs = facts.hierarchies.iter().map(|h| Dir {
+            v2: h.version == CgroupVersion::V2,
+            controllers: h.controllers.clone(),
+            path: h.mount.join(&below),
+        });
+        Self {
+            dirs: dirs.filter(|d| d.path.is_dir()).collect(),
+            scope: Some(scope),
         }
     }
 
@@ -295,6 +345,15 @@ impl Cgroup {
             make(dir)?;
             self.move_all_into(dir)?;
         }
+        if let Some(scope) = &self.scope {
+            // else the next daemon-reload would put the old values back
+            let v2 = facts.mode == host::CgroupMode::V2;
+            let set = scope.set(resources, v2, SYSTEMD_DEADLINE);
+            set.map_err(|source| CgroupError::Systemd {
+                unit: scope.unit.clone(),
+                source,
+            })?;
+        }
         let (writes, warnings) = limits::update_writes(&all, &facts.files, resources)?;
         for w in &writes {
             sys::fault::point("cgroup.update").map_err(failed("write", &w.path))?;
@@ -314,14 +373,17 @@ impl Cgroup {
                 continue;
             };
             let here = facts.controller(&any.controllers[0]);
-            let below = here.and_then(|x| any.path.strip_prefix(&x.own).ok());
-            if let Some(below) = below {
-                all.dirs.push(Dir {
-                    v2: h.version == CgroupVersion::V2,
-                    controllers: h.controllers.clone(),
-                    path: h.own.join(below),
-                });
-            }
+            let own = here.and_then(|x| any.path.strip_prefix(&x.own).ok());
+            let path = match (&self.scope, own) {
+                (Some(scope), _) => h.mount.join(scope.directory()),
+                (None, Some(below)) => h.own.join(below),
+                (None, None) => continue,
+            };
+            all.dirs.push(Dir {
+                v2: h.version == CgroupVersion::V2,
+                controllers: h.controllers.clone(),
+                path,
+            });
         }
         all
     }
@@ -355,6 +417,14 @@ impl Cgroup {
     /// # Errors
     /// When processes don't go within the deadline.
     pub fn remove(&self, deadline: Duration) -> Result<(), CgroupError> {
+        if let Some(scope) = &self.scope {
+            self.kill_all_there()?;
+            let stopped = scope.stop(deadline);
+            stopped.map_err(|source| CgroupError::Systemd {
+                unit: scope.unit.clone(),
+                source,
+            })?;
+        }
         let end = Instant::now() + deadline;
         let mut killed = false;
         for dir in &self.dirs {
@@ -379,6 +449,14 @@ impl Cgroup {
         Ok(())
     }
 
+    /// As [`Cgroup::kill_all`], of directories that may be gone: systemd removes an empty scope.
+    fn kill_all_there(&self) -> Result<(), CgroupError> {
+        match self.kill_all() {
+            Err(CgroupError::Io { source, .. }) if is_gone(&source) => Ok(()),
+            other => other,
+        }
+    }
+
     /// Cgroups of an instance that no id in `known` owns: what a crash left behind.
     #[must_use]
     pub fn strays(facts: &CgroupFacts, instance: &str, known: &[&str]) -> Vec<Self> {
@@ -392,6 +470,37 @@ impl Cgroup {
         ids.iter()
             .filter(|id| !known.contains(&id.as_str()))
             .map(|id| Self::find(facts, instance, id, None))
+            .collect()
+    }
+
+    /// As [`Cgroup::strays`], of the scopes that systemd made for an instance.
+    #[must_use]
+    pub fn stray_scopes(
+        facts: &CgroupFacts,
+        instance: &str,
+        base: &Path,
+        known: &[&str],
+    ) -> Vec<Self> {
+        let mut ids = std::collections::BTreeSet::new();
+        let Ok(any) = Scope::new("", instance, "x", Manager::System, base) else {
+            return Vec::new();
+        };
+        let slice = any.directory();
+        for h in &facts.hierarchies {
+            let dir = h.mount.join(slice.parent().unwrap_or(&slice));
+            for e in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+                let name = e.file_name().into_string().unwrap_or_default();
+                let id = name
+                    .strip_prefix(instance)
+                    .and_then(|n| n.strip_prefix('-'))
+                    .and_then(|n| n.strip_suffix(".scope"));
+                ids.extend(id.map(str::to_owned));
+            }
+        }
+        ids.iter()
+            .filter(|id| !known.contains(&id.as_str()))
+            .filter_map(|id| Scope::new("", instance, id, Manager::System, base).ok())
+            .map(|scope| Self::find_scope(facts, scope))
             .collect()
     }
 
@@ -409,11 +518,13 @@ impl Cgroup {
         v2: bool,
         controllers: &str,
         cpuset: bool,
+        may_exist: bool,
     ) -> io::Result<()> {
         sys::fault::point("cgroup.mkdir")?;
         let mut tries = 0;
         loop {
             match std::fs::create_dir(path) {
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists && may_exist => break,
                 // the instance's directory goes with its last container, which may be now: again
                 Err(e) if e.kind() == io::ErrorKind::NotFound && tries < 100 => {
                     tries += 1;
@@ -474,6 +585,7 @@ fn make(dir: &Dir) -> Result<(), CgroupError> {
         dir.v2,
         &dir.controllers.join(" "),
         dir.has("cpuset") && !dir.v2,
+        false,
     )
     .map_err(failed("make", &dir.path))
 }

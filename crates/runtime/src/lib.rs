@@ -11,7 +11,7 @@
 //!
 //! `plan.rs` turns an OCI spec into operations; `ops.rs` is the flat encoding; `execute.rs` is the only
 //! code that runs in the child; `spawn.rs` is the parent's side; `cgroup` and `rootfs` make and
-//! observe the kernel objects that live longer than the call; `seccomp` compiles filters; `users`
+//! observe the kernel objects that live longer than the call; `systemd` has cgroups made by it; `seccomp` compiles filters; `users`
 //! resolves names inside an image.
 //!
 //! source: OCI runtime-spec 1.2, config.md and config-linux.md.
@@ -25,6 +25,7 @@ mod plan;
 pub mod rootfs;
 pub mod seccomp;
 mod spawn;
+pub mod systemd;
 pub mod users;
 mod wire;
 

@@ -8,7 +8,7 @@ use crate::wire::{List, Setting, operations, record};
 pub(crate) const MAGIC: u32 = 0x504d_4c50;
 /// Raised with every change of the encoding. Plans live only as long as a start, in one process
 /// tree of one version, so older formats aren't read.
-pub(crate) const FORMAT: u32 = 1;
+pub(crate) const FORMAT: u32 = 2;
 
 /// What the mount's target must be, or is made as, when the image lacks it.
 pub(crate) const KIND_DIR: u32 = 0;
@@ -71,6 +71,12 @@ record! {
         uid_map: Option<&'a CStr>,
         gid_map: Option<&'a CStr>,
         map_step: u32,
+        /// The unit of systemd's that the directories belong to, as JSON; else empty.
+        scope: &'a [u8],
+        /// What systemd is asked for, and where in it the pid goes.
+        scope_request: &'a [u8],
+        scope_pid_at: u32,
+        scope_step: u32,
         cgroup_dirs: List<'a, CgroupDir<'a>>,
         cgroup_writes: List<'a, CgroupWrite<'a>>,
         /// v2: eBPF instructions deciding on devices.

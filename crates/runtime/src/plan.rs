@@ -26,6 +26,7 @@ use oci_spec::runtime::{
 use crate::cgroup::{self, Cgroup};
 use crate::ops::{CgroupDir, CgroupWrite, FORMAT, Header, MAGIC, Op};
 use crate::seccomp::Filter;
+use crate::systemd::{self, Scope};
 use crate::wire::{List, ListBuf, Reader, Wire};
 use explain::{Hint, Label};
 
@@ -143,6 +144,9 @@ impl Plan {
             out.push('\n');
         };
         line(format_args!("clone {:#x}", h.clone_flags));
+        if let Some(scope) = plan.scope() {
+            line(format_args!("scope {} in {}", scope.unit, scope.slice));
+        }
         for d in h.cgroup_dirs.iter() {
             line(format_args!("cgroup {:?}", d.path));
         }
@@ -241,7 +245,13 @@ impl<'a> EncodedPlan<'a> {
                 path: PathBuf::from(std::ffi::OsStr::from_bytes(d.path.to_bytes())),
             })
             .collect();
-        (!dirs.is_empty()).then_some(Cgroup { dirs })
+        let scope = self.scope();
+        (!dirs.is_empty()).then_some(Cgroup { dirs, scope })
+    }
+
+    /// The unit that must be there before the cgroup is.
+    pub(crate) fn scope(&self) -> Option<Scope> {
+        serde_json::from_slice(self.header.scope).ok()
     }
 
     /// A terminal is made by the child: [`crate::Spawned::terminal`] will be there.
@@ -309,6 +319,9 @@ struct Prelude {
     map_step: u32,
     dirs: Vec<OwnedDir>,
     writes: Vec<(u32, CString, CString, bool)>,
+    scope: Vec<u8>,
+    scope_request: (Vec<u8>, usize),
+    scope_step: u32,
     device_program: Vec<u8>,
     device_step: u32,
     born_in: Option<CString>,
@@ -359,6 +372,10 @@ impl Prelude {
             uid_map: self.maps.as_ref().map(|m| m.0.as_c_str()),
             gid_map: self.maps.as_ref().map(|m| m.1.as_c_str()),
             map_step: self.map_step,
+            scope: &self.scope,
+            scope_request: &self.scope_request.0,
+            scope_pid_at: u32::try_from(self.scope_request.1).unwrap_or(u32::MAX),
+            scope_step: self.scope_step,
             cgroup_dirs: dirs.list(),
             cgroup_writes: writes.list(),
             device_program: &self.device_program,
@@ -389,6 +406,12 @@ impl Prelude {
         facts: &host::Facts,
         resources: Option<&LinuxResources>,
     ) -> Result<(), PlanError> {
+        if let Some(scope) = &cgroup.scope {
+            self.scope_step = b.step(format!("have systemd start {}", scope.unit));
+            self.scope = serde_json::to_vec(scope).map_err(|e| invalid("scope", e.to_string()))?;
+            let v2 = facts.cgroup.mode == host::CgroupMode::V2;
+            self.scope_request = systemd::request(scope, resources, v2);
+        }
         for d in &cgroup.dirs {
             self.dirs.push(OwnedDir {
                 step: b.step(format!("make cgroup {}", d.path.display())),

@@ -41,6 +41,12 @@ pub enum OverlayError {
     TooLong { length: usize },
 }
 
+impl OverlayError {
+    fn is_invalid(&self) -> bool {
+        matches!(self, Self::Step { source, .. } if source.raw_os_error() == Some(libc::EINVAL))
+    }
+}
+
 fn at(step: &'static str, path: Option<&Path>) -> impl FnOnce(Errno) -> OverlayError {
     let path = path.map(Path::to_owned);
     move |e| OverlayError::Step {
@@ -69,18 +75,35 @@ pub fn overlay(
         path: None,
         source,
     })?;
+    // `lowerdir+` (Linux 6.7): any number of directories, any byte in their names. A kernel without
+    // it says so at once, or, before 6.5, where overlay only collected what it was told, at the end.
+    let fs = match configured(lowers, false, upper_work, options) {
+        Err(e) if e.is_invalid() => configured(lowers, true, upper_work, options)?,
+        other => other?,
+    };
+    let mut attrs = MountAttrFlags::empty();
+    if options.read_only || upper_work.is_none() {
+        attrs |= MountAttrFlags::MOUNT_ATTR_RDONLY;
+    }
+    fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, attrs).map_err(at("fsmount", None))
+}
+
+/// The file system itself, not mounted yet.
+fn configured(
+    lowers: &[PathBuf],
+    in_one_string: bool,
+    upper_work: Option<(&Path, &Path)>,
+    options: OverlayOptions,
+) -> Result<OwnedFd, OverlayError> {
     let fs = fsopen(c"overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(at("fsopen", None))?;
     fsconfig_set_string(&fs, c"source", c"overlay").map_err(at("fsconfig source", None))?;
-    // `lowerdir+` (Linux 6.7): any number of directories, any byte in their names
-    match fsconfig_set_string(&fs, c"lowerdir+", first.as_path()) {
-        Ok(()) => {
-            for dir in rest {
-                fsconfig_set_string(&fs, c"lowerdir+", dir.as_path())
-                    .map_err(at("fsconfig lowerdir+", Some(dir)))?;
-            }
+    if in_one_string {
+        one_string(&fs, lowers)?;
+    } else {
+        for dir in lowers {
+            fsconfig_set_string(&fs, c"lowerdir+", dir.as_path())
+                .map_err(at("fsconfig lowerdir+", Some(dir)))?;
         }
-        Err(Errno::INVAL) => one_string(&fs, lowers)?,
-        Err(e) => return Err(at("fsconfig lowerdir+", Some(first))(e)),
     }
     if let Some((upper, work)) = upper_work {
         fsconfig_set_string(&fs, c"upperdir", upper)
@@ -96,11 +119,7 @@ pub fn overlay(
         let _not_known_here = fsconfig_set_string(&fs, off, c"off");
     }
     fsconfig_create(&fs).map_err(at("create", upper_work.map(|(upper, _)| upper)))?;
-    let mut attrs = MountAttrFlags::empty();
-    if options.read_only || upper_work.is_none() {
-        attrs |= MountAttrFlags::MOUNT_ATTR_RDONLY;
-    }
-    fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, attrs).map_err(at("fsmount", None))
+    Ok(fs)
 }
 
 /// All lower directories in one option: a `:` separates, a backslash escapes. fsconfig takes 256

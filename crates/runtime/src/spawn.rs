@@ -8,10 +8,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use rustix::fs::{CWD, Mode, OFlags, openat};
+use sys::throwaway::{self, Throwaway};
 
-use crate::cgroup::Cgroup;
+use crate::cgroup::{Cgroup, SYSTEMD_DEADLINE};
 use crate::execute::{self, Program, SAY_EXEC, SAY_MAPPED, SAY_TERMINAL};
-use crate::{Detail, EncodedPlan, StepError};
+use crate::{Detail, EncodedPlan, StepError, systemd};
 
 /// How long a failed start may take to leave its cgroups.
 const CLEANUP: Duration = Duration::from_secs(5);
@@ -47,6 +48,8 @@ pub struct Pending {
     pidfd: OwnedFd,
     channel: OwnedFd,
     terminal: Option<OwnedFd>,
+    /// Holds a unit of systemd's until the child has entered it.
+    _keeper: Option<Throwaway>,
     /// The child has said that it is about to execute the program.
     executing: bool,
 }
@@ -161,7 +164,7 @@ fn write(path: &CStr, value: &[u8]) -> io::Result<()> {
 /// # Errors
 /// When the parent's side fails; cgroups made are removed again.
 pub fn begin(plan: &EncodedPlan<'_>, fds: &Descriptors<'_>) -> Result<Pending, StepError> {
-    let result = make_cgroups(plan).and_then(|()| clone(plan, fds));
+    let result = make_cgroups(plan).and_then(|keeper| clone(plan, fds, keeper));
     if result.is_err() {
         remove_cgroups(plan.cgroup().as_ref());
     }
@@ -175,11 +178,41 @@ fn remove_cgroups(cgroup: Option<&Cgroup>) {
     }
 }
 
-fn make_cgroups(plan: &EncodedPlan<'_>) -> Result<(), StepError> {
+/// A unit can't be without a process, and the container's must not be before the limits are.
+fn start_scope(plan: &EncodedPlan<'_>) -> Result<Option<Throwaway>, StepError> {
     let h = &plan.header;
+    let Some(scope) = plan.scope() else {
+        return Ok(None);
+    };
+    let failed = parent(h.scope_step);
+    sys::fault::point("cgroup.scope").map_err(&failed)?;
+    let keeper = throwaway::spawn(|_| {
+        loop {
+            std::thread::park();
+        }
+    })
+    .map_err(&failed)?;
+    let pid = keeper.pid().unwrap_or_default();
+    let at = usize::try_from(h.scope_pid_at).unwrap_or(usize::MAX);
+    systemd::start(
+        scope.manager,
+        &scope.unit,
+        h.scope_request,
+        at,
+        pid,
+        SYSTEMD_DEADLINE,
+    )
+    .map_err(|e| failed(io::Error::from_raw_os_error(e.errno())))?;
+    Ok(Some(keeper))
+}
+
+fn make_cgroups(plan: &EncodedPlan<'_>) -> Result<Option<Throwaway>, StepError> {
+    let h = &plan.header;
+    let keeper = start_scope(plan)?;
     for d in h.cgroup_dirs.iter() {
         let controllers = d.controllers.to_string_lossy();
-        Cgroup::create_dir(path_of(d.path), d.v2, &controllers, d.cpuset)
+        let may_exist = keeper.is_some();
+        Cgroup::create_dir(path_of(d.path), d.v2, &controllers, d.cpuset, may_exist)
             .map_err(parent(d.step))?;
     }
     for w in h.cgroup_writes.iter() {
@@ -193,7 +226,7 @@ fn make_cgroups(plan: &EncodedPlan<'_>) -> Result<(), StepError> {
     if !h.device_program.is_empty() {
         limit_devices(plan).map_err(parent(h.device_step))?;
     }
-    Ok(())
+    Ok(keeper)
 }
 
 fn limit_devices(plan: &EncodedPlan<'_>) -> io::Result<()> {
@@ -248,7 +281,11 @@ fn pid_namespace(
     Ok(Some(entered))
 }
 
-fn clone(plan: &EncodedPlan<'_>, fds: &Descriptors<'_>) -> Result<Pending, StepError> {
+fn clone(
+    plan: &EncodedPlan<'_>,
+    fds: &Descriptors<'_>,
+    keeper: Option<Throwaway>,
+) -> Result<Pending, StepError> {
     let h = &plan.header;
     let program = Program {
         argv: h.argv.iter().collect(),
@@ -276,11 +313,13 @@ fn clone(plan: &EncodedPlan<'_>, fds: &Descriptors<'_>) -> Result<Pending, StepE
     drop(entered);
     let cloned = cloned.map_err(parent(0))?;
     drop(theirs);
+    let born_in_all = h.cgroup_dirs.iter().all(|d| d.v2) && h.born_in.is_some();
     let pending = Pending {
         pid: cloned.pid,
         pidfd: cloned.pidfd,
         channel: ours,
         terminal: None,
+        _keeper: keeper.filter(|_| !born_in_all),
         executing: false,
     };
     if let Err(e) = map_ids(plan, &pending) {

@@ -8,6 +8,7 @@
 //! crash         runs an operation once for each of its steps, with a kill or an error there
 //! fuse          a file system that answers until it is told to hang
 //! powercut      records what reaches a disk, replays crash states of it
+//! vm            other kernels and a real systemd, in virtual machines
 //! ```
 //!
 //! What needs root fails without it and says so; nothing is skipped.
@@ -20,6 +21,7 @@ pub mod image;
 pub mod instance;
 pub mod powercut;
 pub mod procfs;
+pub mod vm;
 
 pub use conservation::Snapshot;
 pub use http::{Api, Response};

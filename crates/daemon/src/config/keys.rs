@@ -182,6 +182,12 @@ pub(super) const KEYS: &[Key] = &[
         "max-size, max-file, where a container does not say",
     ),
     named(
+        "exec-opt",
+        "exec-opts",
+        Kind::List,
+        "native.cgroupdriver=cgroupfs or systemd: who makes the control groups",
+    ),
+    named(
         "default-ulimit",
         "default-ulimits",
         Kind::Map,
@@ -324,7 +330,6 @@ pub(super) const KEYS: &[Key] = &[
     no("dns", Kind::Any),
     no_as("dns-opt", "dns-opts", Kind::Any),
     no("dns-search", Kind::Any),
-    no_as("exec-opt", "exec-opts", Kind::Any),
     no_as("feature", "features", Kind::Any),
     no("firewall-backend", Kind::Text),
     no("fixed-cidr", Kind::Text),

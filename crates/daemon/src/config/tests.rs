@@ -148,3 +148,20 @@ fn no_key_is_there_twice() {
         assert_eq!(list.len(), all);
     }
 }
+
+#[test]
+fn the_cgroup_driver_as_dockerd_takes_it() {
+    let driver = |list: &[&str]| config("{}", list).cgroup_driver;
+    assert_eq!(driver(&[]), CgroupDriver::Cgroupfs);
+    let systemd = "native.cgroupdriver=systemd";
+    assert_eq!(driver(&["--exec-opt", systemd]), CgroupDriver::Systemd);
+    let from_file = config(r#"{"exec-opts": ["native.cgroupdriver=systemd"]}"#, &[]);
+    assert_eq!(from_file.cgroup_driver, CgroupDriver::Systemd);
+    for (wrong, said) in [
+        ("native.cgroupdriver=none", "no cgroup driver \"none\""),
+        ("native.umask=normal", "is not native.cgroupdriver"),
+    ] {
+        let error = with_file("{}", &["--exec-opt", wrong]).unwrap_err();
+        assert!(error.contains(said), "{error}");
+    }
+}

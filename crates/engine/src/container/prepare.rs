@@ -12,6 +12,7 @@ use oci_spec::runtime::{LinuxResources, Spec};
 use runtime::capability::mask_of_names;
 use runtime::cgroup::Cgroup;
 use runtime::rootfs::{self, OverlayOptions};
+use runtime::systemd::{Manager, Scope};
 use runtime::{Asked, Plan, PlanInput, Rootfs, SeccompChoice, seccomp, users};
 
 use crate::devices;
@@ -55,7 +56,10 @@ pub(super) fn prepare(
     let devices = devices::of(record)?;
     let numbers = devices::numbers(&host.resources);
     let etc = etc_files(&dir);
-    let cgroup_path = PathBuf::from("/").join(&inner.instance).join(&record.id);
+    let cgroup_path = match scope_of(inner, record)? {
+        Some(scope) => format!("{}:{}:{}", scope.slice, inner.instance, record.id).into(),
+        None => PathBuf::from("/").join(&inner.instance).join(&record.id),
+    };
     let spec = ocispec::build(&SpecInput {
         record,
         identity: &identity,
@@ -75,7 +79,7 @@ pub(super) fn prepare(
     })?;
     save_spec(&dir, &spec)?;
     let limits = spec.linux().as_ref().and_then(|l| l.resources().as_ref());
-    let cgroup = Arc::new(cgroup_of(inner, record, limits));
+    let cgroup = Arc::new(cgroup_of(inner, record, limits)?);
     let plan = runtime::plan(&PlanInput {
         spec: &spec,
         facts,
@@ -197,25 +201,48 @@ pub(crate) fn saved_spec(inner: &Inner, id: &str) -> Option<Spec> {
     serde_json::from_slice(&std::fs::read(path).ok()?).ok()
 }
 
+/// The container's unit, where systemd makes the cgroups.
+fn scope_of(inner: &Inner, record: &ContainerRecord) -> Result<Option<Scope>, Error> {
+    let Some(base) = &inner.systemd else {
+        return Ok(None);
+    };
+    let slice = &record.spec.host.cgroup_parent;
+    let scope = Scope::new(slice, &inner.instance, &record.id, Manager::System, base);
+    let invalid = |e| Error::caused(ErrorKind::InvalidArgument, "name the container's scope", e);
+    scope.map(Some).map_err(invalid)
+}
+
 /// Where the container's cgroup will be, with these limits.
-fn cgroup_of(inner: &Inner, record: &ContainerRecord, limits: Option<&LinuxResources>) -> Cgroup {
-    Cgroup::of(
-        &inner.config.facts.cgroup,
+fn cgroup_of(
+    inner: &Inner,
+    record: &ContainerRecord,
+    limits: Option<&LinuxResources>,
+) -> Result<Cgroup, Error> {
+    let facts = &inner.config.facts.cgroup;
+    if let Some(scope) = scope_of(inner, record)? {
+        return Ok(Cgroup::of_scope(facts, scope, limits));
+    }
+    let parent = cgroup_parent(record);
+    Ok(Cgroup::of(
+        facts,
         &inner.instance,
         &record.id,
         limits,
-        cgroup_parent(record),
-    )
+        parent,
+    ))
 }
 
-/// Where the container's cgroup is, whatever its limits were at its start.
+/// Where the container's cgroup is, whatever its limits were at its start, and whichever driver the
+/// engine had then.
 pub(crate) fn cgroup_found(inner: &Inner, record: &ContainerRecord) -> Cgroup {
-    Cgroup::find(
-        &inner.config.facts.cgroup,
-        &inner.instance,
-        &record.id,
-        cgroup_parent(record),
-    )
+    let facts = &inner.config.facts.cgroup;
+    if let Ok(Some(scope)) = scope_of(inner, record) {
+        let found = Cgroup::find_scope(facts, scope);
+        if found.paths().next().is_some() {
+            return found;
+        }
+    }
+    Cgroup::find(facts, &inner.instance, &record.id, cgroup_parent(record))
 }
 
 fn cgroup_parent(record: &ContainerRecord) -> Option<&Path> {

@@ -63,6 +63,7 @@ impl Lab {
             facts: self.facts.clone(),
             spawner: Some(testkit::instance::program()),
             debug: true,
+            cgroup_driver: engine::CgroupDriver::default(),
         }
     }
 

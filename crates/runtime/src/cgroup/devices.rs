@@ -96,6 +96,41 @@ pub(crate) fn lines(spec: &[LinuxDeviceCgroup]) -> Vec<(&'static str, String)> {
         .collect()
 }
 
+/// What may be used, as systemd's `DeviceAllow` names it: `/dev/char/1:3`, `char-136`, `char-*`. At
+/// least all that the rules allow; `None` when they allow everything.
+pub(crate) fn nodes(spec: &[LinuxDeviceCgroup]) -> Option<Vec<(String, String)>> {
+    if unrestricted(Some(spec)) {
+        return None;
+    }
+    let all = rules(spec);
+    let everything = |r: &&Rule| r.kind == 'a' && r.major.is_none() && r.minor.is_none();
+    let last = all.iter().rposition(|r| everything(&r));
+    if last.is_some_and(|at| all[at].allow) {
+        return None;
+    }
+    let mut out = Vec::new();
+    for r in all[last.map_or(0, |at| at + 1)..]
+        .iter()
+        .filter(|r| r.allow)
+    {
+        let kinds: &[&str] = match r.kind {
+            'b' => &["block"],
+            'c' => &["char"],
+            _ => &["block", "char"],
+        };
+        for word in kinds {
+            let node = match (r.major, r.minor) {
+                (Some(major), Some(minor)) => format!("/dev/{word}/{major}:{minor}"),
+                (Some(major), None) => format!("{word}-{major}"),
+                // one minor of every major can't be said
+                (None, _) => format!("{word}-*"),
+            };
+            out.push((node, r.access.clone()));
+        }
+    }
+    Some(out)
+}
+
 const BLOCK: i32 = 1;
 const CHAR: i32 = 2;
 const MKNOD: i32 = 1;
@@ -210,6 +245,37 @@ mod tests {
         assert_eq!(lines[0], ("devices.deny", "a".to_owned()));
         assert_eq!(lines[1], ("devices.allow", "c 10:229 rwm".to_owned()));
         assert!(lines.contains(&("devices.allow", "c 136:* rwm".to_owned())));
+    }
+
+    #[test]
+    fn systemd_is_told_all_that_is_allowed() {
+        let rule = |typ, major, minor, access: &str| {
+            let mut r = LinuxDeviceCgroup::default();
+            r.set_allow(true);
+            r.set_typ(Some(typ));
+            r.set_major(major);
+            r.set_minor(minor);
+            r.set_access(Some(access.to_owned()));
+            r
+        };
+        let spec = [
+            rule(LinuxDeviceType::C, Some(9), Some(9), "r"),
+            deny_all(),
+            rule(LinuxDeviceType::C, Some(10), Some(229), "rwm"),
+            rule(LinuxDeviceType::B, Some(8), None, "r"),
+        ];
+        let nodes = nodes(&spec).unwrap();
+        let own = |n: &str, a: &str| (n.to_owned(), a.to_owned());
+        assert_eq!(nodes[0], own("/dev/char/10:229", "rwm"));
+        assert_eq!(nodes[1], own("block-8", "r"));
+        assert_eq!(nodes[2], own("char-*", "m"));
+        assert!(nodes.contains(&own("/dev/char/1:3", "rwm")));
+        assert!(nodes.contains(&own("char-136", "rwm")));
+        assert!(!nodes.iter().any(|(n, _)| n.contains("9:9")));
+        assert_eq!(
+            super::nodes(&[rule(LinuxDeviceType::A, None, None, "rwm")]),
+            None
+        );
     }
 
     #[test]

@@ -221,7 +221,7 @@ fn memory(c: &mut Collector<'_>, m: &LinuxMemory, raise: bool) {
 
 /// Shares (2..262144, 1024 by default) to weight (1..10000, 100 by default): the quadratic of
 /// runc 1.3 and crun 1.23, which maps default to default.
-fn weight(shares: u64) -> u64 {
+pub(crate) fn weight(shares: u64) -> u64 {
     if shares == 0 {
         return 0;
     }
@@ -271,14 +271,17 @@ fn cpu_time(c: &mut Collector<'_>, cpu: &LinuxCpu) {
     }
 }
 
+/// 10..1000 to 1..10000.
+pub(crate) fn io_weight(weight: u16) -> u64 {
+    1 + (u64::from(weight).saturating_sub(10)) * 9999 / 990
+}
+
 fn block_io(c: &mut Collector<'_>, io: &LinuxBlockIo) {
     let v2 = c.is_v2("io");
     let controller = if v2 { "io" } else { "blkio" };
-    // 10..1000 to 1..10000
-    let scale = |w: u16| 1 + (u64::from(w).saturating_sub(10)) * 9999 / 990;
     if let Some(w) = io.weight().filter(|w| *w != 0) {
         let value = if v2 {
-            format!("default {}", scale(w))
+            format!("default {}", io_weight(w))
         } else {
             w.to_string()
         };
@@ -289,7 +292,7 @@ fn block_io(c: &mut Collector<'_>, io: &LinuxBlockIo) {
         let Some(w) = d.weight().filter(|w| *w != 0) else {
             continue;
         };
-        let w = if v2 { scale(w) } else { u64::from(w) };
+        let w = if v2 { io_weight(w) } else { u64::from(w) };
         let value = format!("{}:{} {w}", d.major(), d.minor());
         let v1 = weight_file(c, "blkio.weight_device", "blkio.bfq.weight_device");
         c.put(

@@ -5,6 +5,7 @@ use std::fs;
 use serde_json::json;
 
 use crate::Container;
+use crate::harness::{instance, v2_alone};
 
 #[test]
 fn volumes_read_write_and_read_only() {
@@ -185,23 +186,42 @@ fn a_missing_working_directory_is_made() {
 
 #[test]
 fn cgroup_file_system_shows_the_container_as_root() {
-    let out = Container::sh("ls /sys/fs/cgroup; cat /proc/self/cgroup; cat /sys/fs/cgroup/pids/tasks; echo 5 > /sys/fs/cgroup/pids/pids.max || touch /sys/fs/cgroup/x || echo ro")
-        .in_cgroup()
-        .run();
-    assert!(out.stdout.contains("pids:/\n"), "{out:?}");
+    let (dir, own) = if v2_alone() {
+        ("/sys/fs/cgroup", "0::/\n")
+    } else {
+        ("/sys/fs/cgroup/pids", "pids:/\n")
+    };
+    let script = format!(
+        "ls /sys/fs/cgroup; cat /proc/self/cgroup; cat {dir}/cgroup.procs; \
+         echo 5 > {dir}/pids.max || touch /sys/fs/cgroup/x || echo ro"
+    );
+    let out = Container::sh(&script).in_cgroup().run();
+    assert!(out.stdout.contains(own), "{out:?}");
     assert!(out.stdout.ends_with("ro\n"), "{out:?}");
 }
 
+/// Without a namespace of their own, control groups of version 1 are bound, those of version 2 are
+/// seen whole: as with runc.
 #[test]
 fn cgroup_directories_are_bound_in_the_hosts_cgroup_namespace() {
-    let mut c = Container::sh(
-        "ls /sys/fs/cgroup; cat /sys/fs/cgroup/pids/cgroup.procs; grep -c pids:/ /proc/self/cgroup; echo 5 > /sys/fs/cgroup/pids/pids.max || echo ro",
-    );
+    let script = if v2_alone() {
+        "ls -d /sys/fs/cgroup/plimsoll-*; grep -c '^0::/plimsoll-' /proc/self/cgroup; \
+         echo 5 > /sys/fs/cgroup/cgroup.max.depth || echo ro"
+    } else {
+        "ls /sys/fs/cgroup; cat /sys/fs/cgroup/pids/cgroup.procs; grep -c pids:/ /proc/self/cgroup; \
+         echo 5 > /sys/fs/cgroup/pids/pids.max || echo ro"
+    };
+    let mut c = Container::sh(script);
     c.spec["linux"]["namespaces"]
         .as_array_mut()
         .unwrap()
         .retain(|n| n["type"] != "cgroup");
     let out = c.in_cgroup().run();
-    assert!(out.stdout.contains("memory\npids\n1\n"), "{out:?}");
+    let listed = if v2_alone() {
+        format!("/sys/fs/cgroup/{}\n", instance())
+    } else {
+        "memory\npids\n1\n".to_owned()
+    };
+    assert!(out.stdout.contains(&listed), "{out:?}");
     assert!(out.stdout.ends_with("1\nro\n"), "{out:?}");
 }

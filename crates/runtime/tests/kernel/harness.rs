@@ -33,6 +33,11 @@ pub(crate) fn facts() -> &'static Facts {
     })
 }
 
+/// Control groups of version 2 alone.
+pub(crate) fn v2_alone() -> bool {
+    facts().cgroup.mode == host::CgroupMode::V2
+}
+
 /// The lower directory all tests share.
 fn image() -> &'static Path {
     static IMAGE: OnceLock<TempDir> = OnceLock::new();

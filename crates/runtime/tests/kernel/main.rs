@@ -18,6 +18,7 @@ mod seccomp;
 
 mod start;
 mod terminal;
+mod vm;
 
 use harness::Container;
 

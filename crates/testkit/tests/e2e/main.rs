@@ -11,6 +11,7 @@ mod faults;
 mod hang;
 mod lifecycle;
 mod restart;
+mod vm;
 
 use serde_json::Value;
 use testkit::{Instance, Response};
