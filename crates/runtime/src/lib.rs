@@ -31,6 +31,6 @@ mod wire;
 pub use error::{Detail, StepError};
 pub use plan::{
     Asked, DecodeError, EncodedPlan, ExecInput, Plan, PlanError, PlanInput, Rootfs, SeccompChoice,
-    plan, plan_exec,
+    Stages, plan, plan_exec, plan_exec_staged, plan_staged,
 };
-pub use spawn::{Descriptors, Pending, Progress, Spawned, begin, spawn};
+pub use spawn::{Descriptors, Pending, Progress, Spawned, Stop, begin, spawn, start};

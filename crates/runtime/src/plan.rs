@@ -24,7 +24,7 @@ use oci_spec::runtime::{
 };
 
 use crate::cgroup::{self, Cgroup};
-use crate::ops::{CgroupDir, CgroupWrite, FORMAT, Header, MAGIC, Op};
+use crate::ops::{CgroupDir, CgroupWrite, FORMAT, Header, MAGIC, Op, STAGE_HOOKS};
 use crate::seccomp::Filter;
 use crate::wire::{List, ListBuf, Reader, Wire};
 use explain::{Hint, Label};
@@ -56,6 +56,21 @@ pub enum SeccompChoice {
 pub struct Asked {
     pub rlimits: Vec<PosixRlimitType>,
     pub oom_score_adj: bool,
+}
+
+/// What the OCI life cycle asks of a start: the stops between `create` and the program.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Stages<'a> {
+    /// Descriptors from 3 on that the program gets beside stdio.
+    pub preserve: u32,
+    /// The program stays in the caller's session keyring.
+    pub keep_keyring: bool,
+    /// Stop for hooks before the host's root is left; this is the path they know the root by.
+    pub hooks: Option<&'a Path>,
+    /// Stop when only the program is left to do.
+    pub ready: bool,
+    /// Then wait for `start` on this of [`crate::Descriptors::passed`].
+    pub start: Option<u32>,
 }
 
 /// All that planning a container reads.
@@ -498,13 +513,21 @@ impl<'a> Namespaces<'a> {
 /// # Errors
 /// When the spec asks for what can't be had, named.
 pub fn plan(input: &PlanInput<'_>) -> Result<Plan, PlanError> {
+    plan_staged(input, &Stages::default())
+}
+
+/// [`plan`], with the stops of the OCI life cycle.
+///
+/// # Errors
+/// As [`plan`].
+pub fn plan_staged(input: &PlanInput<'_>, stages: &Stages<'_>) -> Result<Plan, PlanError> {
     let spec = input.spec;
     let process = spec
         .process()
         .as_ref()
         .ok_or(PlanError::Missing("process"))?;
     let linux = spec.linux().clone().unwrap_or_default();
-    refuse(spec, process)?;
+    refuse(spec, process, stages)?;
     needs(input.facts)?;
     let namespaces = Namespaces::of(spec);
     if !namespaces.is_new(LinuxNamespaceType::Mount) {
@@ -538,7 +561,11 @@ pub fn plan(input: &PlanInput<'_>) -> Result<Plan, PlanError> {
         prelude.enter(&mut b, cgroup, input.facts)?;
     }
     own_namespaces(&mut b, spec, &namespaces)?;
-    mounts::plan(&mut b, input, process, &namespaces)?;
+    mounts::plan(&mut b, input, process, &namespaces, stages.hooks)?;
+    if stages.hooks.is_some() {
+        let stage = STAGE_HOOKS;
+        b.push("wait for the hooks", Op::Pause { stage });
+    }
     let program = process::plan(
         &mut b,
         process,
@@ -552,6 +579,7 @@ pub fn plan(input: &PlanInput<'_>) -> Result<Plan, PlanError> {
             personality: linux.personality().as_ref(),
             console: true,
             pivot: true,
+            stages,
         },
     )?;
     Ok(prelude.finish(b, &program))
@@ -576,10 +604,14 @@ fn needs(facts: &host::Facts) -> Result<(), PlanError> {
 }
 
 /// What isn't built is refused by name: a container must not run without what it was promised.
-fn refuse(spec: &Spec, process: &Process) -> Result<(), PlanError> {
+fn refuse(spec: &Spec, process: &Process, stages: &Stages<'_>) -> Result<(), PlanError> {
     let linux = spec.linux().as_ref();
     let asked = [
-        ("hooks", spec.hooks().as_ref().is_some_and(any_hook)),
+        (
+            "hooks",
+            // whoever stops when the container is ready runs them
+            !stages.ready && spec.hooks().as_ref().is_some_and(any_hook),
+        ),
         ("process.scheduler", process.scheduler().is_some()),
         (
             "process.execCPUAffinity",
@@ -691,6 +723,14 @@ fn own_namespaces(b: &mut Builder, spec: &Spec, all: &Namespaces<'_>) -> Result<
 /// # Errors
 /// As [`plan`].
 pub fn plan_exec(input: &ExecInput<'_>) -> Result<Plan, PlanError> {
+    plan_exec_staged(input, &Stages::default())
+}
+
+/// [`plan_exec`], with the stops of the OCI life cycle.
+///
+/// # Errors
+/// As [`plan`].
+pub fn plan_exec_staged(input: &ExecInput<'_>, stages: &Stages<'_>) -> Result<Plan, PlanError> {
     let namespaces = Namespaces::of(input.container);
     let mut b = Builder::default();
     b.step("start a process in the container");
@@ -721,6 +761,7 @@ pub fn plan_exec(input: &ExecInput<'_>) -> Result<Plan, PlanError> {
             personality: linux.and_then(|l| l.personality().as_ref()),
             console: false,
             pivot: false,
+            stages,
         },
     )?;
     Ok(prelude.finish(b, &program))

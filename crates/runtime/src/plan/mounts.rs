@@ -236,6 +236,7 @@ pub(super) fn plan(
     input: &PlanInput<'_>,
     process: &Process,
     namespaces: &Namespaces<'_>,
+    root_at: Option<&Path>,
 ) -> Result<(), PlanError> {
     let spec = input.spec;
     let mut mounts: Vec<Wanted> = spec
@@ -255,16 +256,7 @@ pub(super) fn plan(
     };
     root(b, input)?;
     shared_sources(b, input, &mut mounts)?;
-    let private = match input.rootfs {
-        Rootfs::Path(_) => libc::MS_PRIVATE,
-        Rootfs::Descriptor => 0,
-    };
-    b.push(
-        "attach the container's root",
-        Op::AttachRoot {
-            propagation: private,
-        },
-    );
+    attach_root(b, input, root_at)?;
     let own_dev = mounts
         .iter()
         .any(|m| m.target == Path::new("/dev") && m.kind == "tmpfs" && !m.options.bind);
@@ -301,6 +293,26 @@ pub(super) fn plan(
             "set attributes of the root",
             Op::RootAttrs { set, propagation },
         );
+    }
+    Ok(())
+}
+
+fn attach_root(
+    b: &mut Builder,
+    input: &PlanInput<'_>,
+    root_at: Option<&Path>,
+) -> Result<(), PlanError> {
+    let propagation = match input.rootfs {
+        Rootfs::Path(_) => libc::MS_PRIVATE,
+        Rootfs::Descriptor => 0,
+    };
+    let what = "attach the container's root";
+    match root_at {
+        None => b.push(what, Op::AttachRoot { propagation }),
+        Some(path) => {
+            let path = &c_path(path)?;
+            b.push(what, Op::AttachRootAt { path, propagation });
+        }
     }
     Ok(())
 }
