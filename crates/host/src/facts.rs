@@ -326,8 +326,11 @@ impl Facts {
     /// step that finds one missing names it. What a plan would silently do without is asked for:
     /// recursive mount attributes, and (when `labels`) the security modules.
     #[must_use]
-    pub fn brief(cgroup: CgroupFacts, labels: bool) -> Self {
+    pub fn brief(mut cgroup: CgroupFacts, labels: bool) -> Self {
         let setattr = sys::mount::has_setattr();
+        for h in &mut cgroup.hierarchies {
+            h.writable = true;
+        }
         Self {
             probe_version: PROBE_VERSION,
             boot_id: String::new(),

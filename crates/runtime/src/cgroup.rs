@@ -137,6 +137,40 @@ impl Cgroup {
         resources: Option<&LinuxResources>,
         parent: Option<&Path>,
     ) -> Self {
+        Self::placed(facts, resources, |h| place(h, instance, id, parent))
+    }
+
+    /// Where a cgroup named by an OCI spec's `cgroupsPath` is or will be: an absolute one counts from
+    /// the hierarchies' mounts, a relative one from the own cgroup. On version 2 from beside the own
+    /// one, which can't delegate controllers as long as processes are in it.
+    #[must_use]
+    pub fn at(facts: &CgroupFacts, path: &Path, resources: Option<&LinuxResources>) -> Self {
+        Self::placed(facts, resources, |h| match path.strip_prefix("/") {
+            Ok(absolute) => h.mount.join(absolute),
+            Err(_) => match (h.version, h.own.parent()) {
+                (CgroupVersion::V2, Some(beside)) if h.own != h.mount => beside.join(path),
+                _ => h.own.join(path),
+            },
+        })
+    }
+
+    /// A cgroup below this one; `controller` alone, where named.
+    #[must_use]
+    pub fn below(&self, controller: Option<&str>, path: &Path) -> Self {
+        let mut out = self.clone();
+        for d in &mut out.dirs {
+            if controller.is_none_or(|c| d.has(c)) {
+                d.path.push(path);
+            }
+        }
+        out
+    }
+
+    fn placed(
+        facts: &CgroupFacts,
+        resources: Option<&LinuxResources>,
+        place: impl Fn(&host::CgroupHierarchy) -> PathBuf,
+    ) -> Self {
         let mut wanted = wanted(resources);
         // the hybrid's second hierarchy freezes better than v1's freezer: frozen processes can be
         // killed, and a stop is atomic
@@ -152,7 +186,7 @@ impl Cgroup {
                 dirs.push(Dir {
                     v2,
                     controllers: h.controllers.clone(),
-                    path: place(h, instance, id, parent),
+                    path: place(h),
                 });
             }
         }
@@ -313,13 +347,17 @@ impl Cgroup {
             let Some(h) = facts.controller(c).filter(|_| all.dir(c).is_none()) else {
                 continue;
             };
-            let here = facts.controller(&any.controllers[0]);
-            let below = here.and_then(|x| any.path.strip_prefix(&x.own).ok());
-            if let Some(below) = below {
+            let Some(here) = facts.controller(&any.controllers[0]) else {
+                continue;
+            };
+            // below the own cgroup, else (an OCI spec's absolute path) below the mount
+            let own = any.path.strip_prefix(&here.own).map(|p| h.own.join(p));
+            let path = own.or_else(|_| any.path.strip_prefix(&here.mount).map(|p| h.mount.join(p)));
+            if let Ok(path) = path {
                 all.dirs.push(Dir {
                     v2: h.version == CgroupVersion::V2,
                     controllers: h.controllers.clone(),
-                    path: h.own.join(below),
+                    path,
                 });
             }
         }
@@ -435,7 +473,31 @@ impl Cgroup {
         if cpuset {
             copy_down(path)?;
         }
+        if v2 && !controllers.is_empty() {
+            delegate_missing(path, controllers)?;
+        }
         Ok(())
+    }
+
+    /// Whether [`Cgroup::freeze`] has stopped it.
+    #[must_use]
+    pub fn is_frozen(&self) -> bool {
+        let (file, word) = match (self.v2(), self.dir("freezer")) {
+            (Some(d), _) => (d.file("cgroup.freeze"), "1"),
+            (None, Some(d)) => (d.file("freezer.state"), "FROZEN"),
+            (None, None) => return false,
+        };
+        read(&file).is_ok_and(|text| text.trim() == word)
+    }
+}
+
+/// v2: a directory above that was there before may not give its children what they need.
+fn delegate_missing(path: &Path, controllers: &str) -> io::Result<()> {
+    let here = std::fs::read_to_string(path.join("cgroup.controllers"))?;
+    let lacks = |c: &str| !here.split_whitespace().any(|h| h == c);
+    match path.parent() {
+        Some(parent) if controllers.split_whitespace().any(lacks) => delegate(parent, controllers),
+        _ => Ok(()),
     }
 }
 

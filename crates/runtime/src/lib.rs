@@ -20,6 +20,7 @@ pub mod capability;
 pub mod cgroup;
 mod error;
 mod execute;
+pub mod oci;
 mod ops;
 mod plan;
 pub mod rootfs;
@@ -29,6 +30,8 @@ pub mod users;
 mod wire;
 
 pub use error::{Detail, StepError};
+/// The types of an OCI configuration.
+pub use oci_spec::runtime as spec;
 pub use plan::{
     Asked, DecodeError, EncodedPlan, ExecInput, Plan, PlanError, PlanInput, Rootfs, SeccompChoice,
     Stages, plan, plan_exec, plan_exec_staged, plan_staged,

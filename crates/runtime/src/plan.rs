@@ -472,13 +472,13 @@ fn map_text(maps: &[LinuxIdMapping]) -> Result<CString, PlanError> {
 }
 
 /// The namespaces of a spec: new ones as flags, joined ones by path.
-struct Namespaces<'a> {
+pub(crate) struct Namespaces<'a> {
     new: u32,
     join: Vec<(LinuxNamespaceType, &'a Path)>,
 }
 
 impl<'a> Namespaces<'a> {
-    fn of(spec: &'a Spec) -> Self {
+    pub(crate) fn of(spec: &'a Spec) -> Self {
         let list = spec
             .linux()
             .as_ref()
@@ -503,7 +503,7 @@ impl<'a> Namespaces<'a> {
         self.new & kind as u32 != 0
     }
 
-    fn all(&self) -> u32 {
+    pub(crate) fn all(&self) -> u32 {
         self.join.iter().fold(self.new, |m, (t, _)| m | *t as u32)
     }
 }

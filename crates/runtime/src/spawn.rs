@@ -81,7 +81,11 @@ impl Pending {
     /// # Errors
     /// The step that failed.
     pub fn next_stop(&mut self) -> Result<Stop, StepError> {
-        match heard(self.channel.as_fd(), &mut self.executing, &mut self.terminal) {
+        match heard(
+            self.channel.as_fd(),
+            &mut self.executing,
+            &mut self.terminal,
+        ) {
             Ok(stop) => Ok(stop),
             Err(error) => {
                 end(&self.pidfd);
@@ -108,6 +112,12 @@ impl Pending {
     /// The master of the terminal that the child has made, once.
     pub fn take_terminal(&mut self) -> Option<OwnedFd> {
         self.terminal.take()
+    }
+
+    /// The descriptor alone, of a child that is known to run.
+    #[must_use]
+    pub fn into_pidfd(self) -> OwnedFd {
+        self.pidfd
     }
 
     /// The child, as seen by the caller.
@@ -291,12 +301,12 @@ fn limit_devices(plan: &EncodedPlan<'_>) -> io::Result<()> {
 }
 
 /// The pid namespace children are made in, put back when it goes out of scope.
-struct PidNamespace {
+pub(crate) struct PidNamespace {
     own: OwnedFd,
 }
 
 impl PidNamespace {
-    fn enter(target: BorrowedFd<'_>) -> io::Result<Self> {
+    pub(crate) fn enter(target: BorrowedFd<'_>) -> io::Result<Self> {
         let own = open(c"/proc/thread-self/ns/pid", OFlags::RDONLY)?;
         sys::process::setns(target, libc::CLONE_NEWPID)?;
         Ok(Self { own })
