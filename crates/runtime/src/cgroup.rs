@@ -338,7 +338,7 @@ impl Cgroup {
     }
 
     /// These directories and those that further limits need.
-    fn extended(&self, facts: &CgroupFacts, resources: &LinuxResources) -> Self {
+    pub(crate) fn extended(&self, facts: &CgroupFacts, resources: &LinuxResources) -> Self {
         let mut all = self.clone();
         let Some(any) = self.dirs.iter().find(|d| !d.v2) else {
             return all;

@@ -266,6 +266,11 @@ impl<'a> EncodedPlan<'a> {
     }
 }
 
+/// Whether a mount of a spec may have this option.
+pub(crate) fn takes_mount_option(option: &str) -> bool {
+    mounts::takes(option)
+}
+
 fn c_string(what: &str, bytes: &[u8]) -> Result<CString, PlanError> {
     CString::new(bytes).map_err(|_| PlanError::Nul { what: what.into() })
 }

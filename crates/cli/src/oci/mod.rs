@@ -12,7 +12,9 @@
 mod exec;
 mod foreground;
 mod life;
+mod limits;
 mod log;
+mod look;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -252,6 +254,12 @@ static VERBS: &[&dyn Command] = &[
     &exec::EXEC,
     &life::PAUSE,
     &life::RESUME,
+    &look::LIST,
+    &look::PS,
+    &limits::UPDATE,
+    &limits::EVENTS,
+    &look::FEATURES,
+    &look::SPEC,
 ];
 
 /// Whether this process was called to be an OCI runtime, and how many words say so.

@@ -21,6 +21,7 @@ pub(super) const STATE: &str = "state.json";
 pub(super) const CONFIG: &str = "config.json";
 pub(super) const INIT: &str = "init";
 pub(super) const SOCKET: &str = "start.sock";
+const STAGED: &str = "state.json.new";
 
 /// source: OCI runtime-spec 1.2 runtime.md "State"; `paused` is runc's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -92,6 +93,15 @@ impl Directory {
         put().map_err(io("write", &self.path.join(name)))
     }
 
+    /// Whole or not at all, whenever this process is killed.
+    pub(super) fn replace(&self, name: &str, bytes: &[u8]) -> Result<(), OciError> {
+        self.remove_file(STAGED)?;
+        self.write(STAGED, bytes)?;
+        sys::fault::point("oci.rename").map_err(io("replace", &self.path.join(name)))?;
+        rustix::fs::renameat(&self.fd, STAGED, &self.fd, name)
+            .map_err(errno("replace", &self.path.join(name)))
+    }
+
     pub(super) fn remove_file(&self, name: &str) -> Result<(), OciError> {
         sys::fault::point("oci.unlink").map_err(io("remove", &self.path.join(name)))?;
         match unlinkat(&self.fd, name, AtFlags::empty()) {
@@ -102,7 +112,7 @@ impl Directory {
 
     /// Everything in it, the record last: as long as it is there, the cgroups can be found.
     pub(super) fn empty(&self) -> Result<(), OciError> {
-        for name in [SOCKET, CONFIG, INIT, STATE] {
+        for name in [STAGED, SOCKET, CONFIG, INIT, STATE] {
             self.remove_file(name)?;
         }
         Ok(())

@@ -31,11 +31,15 @@ mod create;
 mod delete;
 mod error;
 mod exec;
+mod features;
 mod hooks;
+mod list;
 mod process;
 mod signal;
+mod spec;
 mod start;
 mod state;
+mod stats;
 mod time;
 
 use std::cell::RefCell;
@@ -46,8 +50,12 @@ pub use container::{Container, Status};
 pub use create::{Create, Running};
 pub use error::OciError;
 pub use exec::{Exec, SubCgroup};
+pub use features::features;
+pub use list::{Process, process};
 pub use signal::signal_number;
+pub use spec::example;
 pub use state::State;
+pub use stats::{News, Watch};
 pub use time::rfc3339;
 
 /// The newest runtime-spec that configurations are read by.

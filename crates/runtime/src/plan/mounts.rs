@@ -173,6 +173,10 @@ impl Options {
     }
 }
 
+pub(super) fn takes(option: &str) -> bool {
+    Options::default().one(option).is_ok()
+}
+
 /// An absolute path without `.`, `..` and doubled slashes: links are the kernel's to resolve.
 fn clean(path: &Path) -> Result<PathBuf, PlanError> {
     let mut out = PathBuf::from("/");
