@@ -225,7 +225,10 @@ const HOW_FLAGS: &[crate::flags::Flag<ExecOptions>] = &[
 
 fn exec(context: &Context, options: &ExecOptions, operands: &[String]) -> Outcome {
     let container = context.runtime.container(&operands[0]).map_err(failed)?;
-    let process = process_of(&container, options, &operands[1..])?;
+    let mut process = process_of(&container, options, &operands[1..])?;
+    if let Some(size) = crate::term::size().filter(|_| !options.detach) {
+        runtime::oci::size_console(&mut process, size);
+    }
     let wanted = Exec {
         process: &process,
         pid_file: options.pid_file.as_deref(),

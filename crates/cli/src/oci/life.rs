@@ -173,6 +173,7 @@ impl Prepared {
             preserve_fds: self.preserve_fds,
             no_new_keyring: options.no_new_keyring,
             detach,
+            console_size: crate::term::size().filter(|_| !detach),
         }
     }
 }

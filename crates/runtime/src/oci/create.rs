@@ -32,6 +32,8 @@ pub struct Create<'a> {
     pub no_new_keyring: bool,
     /// Nobody of ours stays with the container.
     pub detach: bool,
+    /// Rows and columns of a terminal whose size the spec doesn't say.
+    pub console_size: Option<(u16, u16)>,
 }
 
 /// A program that runs.
@@ -85,6 +87,17 @@ pub(super) fn check_console(
         (true, true, false) => Err(OciError::NoConsoleSocket),
         (false, _, true) | (_, false, true) => Err(OciError::NeedlessConsoleSocket),
         _ => Ok(()),
+    }
+}
+
+/// Before the program runs: it may look at once.
+pub fn size_console(process: &mut Process, (rows, columns): (u16, u16)) {
+    if process.console_size().is_none() {
+        let size = oci_spec::runtime::BoxBuilder::default()
+            .height(rows)
+            .width(columns)
+            .build();
+        process.set_console_size(size.ok());
     }
 }
 
@@ -174,7 +187,10 @@ impl Runtime {
     fn make(&self, wanted: &Create<'_>, wait: bool) -> Result<Running, OciError> {
         super::container::check_id(wanted.id)?;
         check_preserved(wanted.preserve_fds)?;
-        let bundle = Bundle::read(wanted.bundle)?;
+        let mut bundle = Bundle::read(wanted.bundle)?;
+        if let (Some(size), Some(process)) = (wanted.console_size, bundle.spec.process_mut()) {
+            size_console(process, size);
+        }
         let process = bundle.spec.process().as_ref();
         check_console(process, wanted.detach, wanted.console_socket)?;
         let console = wanted.console_socket.map(console::open).transpose()?;

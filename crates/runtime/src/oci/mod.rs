@@ -47,7 +47,7 @@ use std::path::PathBuf;
 
 pub use cgroups::Driver;
 pub use container::{Container, Status};
-pub use create::{Create, Running};
+pub use create::{Create, Running, size_console};
 pub use error::OciError;
 pub use exec::{Exec, SubCgroup};
 pub use features::features;
