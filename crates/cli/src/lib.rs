@@ -1,7 +1,8 @@
 //! The `plimsoll` command line: Docker's words and flags over the Docker Engine API.
 //!
 //! ```text
-//! main -> argv[1] = spawner -> shim     (no argument of its own, nothing of this crate)
+//! main -> argv[1] = oci     -> runtime  (an OCI runtime with runc's command line; also argv[0] = runc)
+//!      -> argv[1] = spawner -> shim     (no argument of its own, nothing of this crate)
 //!      -> argv[1] = daemon  -> daemon   (dockerd's flags)
 //!      -> else              -> commands: find the Verb, read its Flags, call the API by Client,
 //!                              print Tables and Templates, end with Docker's exit codes
@@ -18,6 +19,7 @@ mod foreground;
 mod http;
 mod human;
 mod mounts;
+mod oci;
 mod parse;
 mod progress;
 mod stream;
@@ -32,6 +34,9 @@ use std::process::ExitCode;
 /// The whole program: `arguments` as the process got them, its own name included.
 #[must_use]
 pub fn main(arguments: Vec<OsString>) -> ExitCode {
+    if let Some((name, words)) = oci::is_called(&arguments) {
+        return oci::main(name, arguments.into_iter().skip(words).collect());
+    }
     match arguments.get(1).and_then(|a| a.to_str()) {
         Some("spawner") => {
             let code = shim::spawner::main();

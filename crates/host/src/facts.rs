@@ -321,6 +321,59 @@ impl Facts {
         })
     }
 
+    /// Facts for a process that lives for one start (an OCI runtime's `create`), where probing would
+    /// cost more than the start itself. Calls that every start is made of are taken as there: the
+    /// step that finds one missing names it. What a plan would silently do without is asked for:
+    /// recursive mount attributes, and (when `labels`) the security modules.
+    #[must_use]
+    pub fn brief(mut cgroup: CgroupFacts, labels: bool) -> Self {
+        let setattr = sys::mount::has_setattr();
+        for h in &mut cgroup.hierarchies {
+            h.writable = true;
+        }
+        Self {
+            probe_version: PROBE_VERSION,
+            boot_id: String::new(),
+            kernel_release: String::new(),
+            data_root: PathBuf::new(),
+            cgroup: CgroupFacts {
+                clone_into_cgroup: true,
+                kill: true,
+                ..cgroup
+            },
+            overlay: OverlayFacts::default(),
+            mount: MountFacts {
+                fsopen: true,
+                move_mount: true,
+                open_tree: true,
+                mount_setattr: setattr,
+                recursive_readonly: setattr,
+                idmapped: setattr,
+                tmpfs: true,
+                devpts: true,
+                mqueue: true,
+                statmount: false,
+            },
+            namespaces: NamespaceFacts::default(),
+            seccomp: SeccompFacts::default(),
+            lsm: if labels {
+                crate::process::lsm()
+            } else {
+                LsmFacts::default()
+            },
+            syscalls: SyscallFacts {
+                clone3: true,
+                pidfd_open: true,
+                pidfd_send_signal: true,
+                pidfd_wait: true,
+                openat2: true,
+                ..SyscallFacts::default()
+            },
+            process: crate::process::brief(),
+            findings: Vec::new(),
+        }
+    }
+
     /// The facts of this boot from the cache in the exec root, else by probing (and then cached).
     /// A cache counts for the same boot, program, data root and process (its capabilities, limits
     /// and own cgroups) only: a service that lost a capability probes again.

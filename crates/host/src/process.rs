@@ -137,6 +137,17 @@ pub(crate) fn read() -> Result<ProcessFacts, ProbeError> {
     })
 }
 
+/// What planning reads of this process, and no more: for a process that lives for one start.
+pub(crate) fn brief() -> ProcessFacts {
+    ProcessFacts {
+        uid: rustix::process::geteuid().as_raw(),
+        bounding: names(sys::caps::bounding(), 63),
+        // a score below the own is the kernel's to refuse
+        oom_score_adj: i32::MIN,
+        ..ProcessFacts::default()
+    }
+}
+
 /// The security modules that need a label for each container.
 pub(crate) fn lsm() -> LsmFacts {
     let first = |path: &str| std::fs::read(path).ok().and_then(|b| b.first().copied());

@@ -166,6 +166,36 @@ impl Cgroup {
         }
     }
 
+    /// Where a cgroup named by an OCI spec's `cgroupsPath` is or will be: an absolute one counts from
+    /// the hierarchies' mounts, a relative one from the own cgroup. On version 2 from beside the own
+    /// one, which can't delegate controllers as long as processes are in it.
+    #[must_use]
+    pub fn at(facts: &CgroupFacts, path: &Path, resources: Option<&LinuxResources>) -> Self {
+        Self::placed(facts, resources, |h| match path.strip_prefix("/") {
+            Ok(absolute) => h.mount.join(absolute),
+            Err(_) => match (h.version, h.own.parent()) {
+                (CgroupVersion::V2, Some(beside)) if h.own != h.mount => beside.join(path),
+                _ => h.own.join(path),
+            },
+        })
+    }
+
+    /// A cgroup below this one; `controller` alone, where named.
+    #[must_use]
+    pub fn below(&self, controller: Option<&str>, path: &Path) -> Self {
+        let mut out = Self {
+            // the unit is the parent's
+            scope: None,
+            ..self.clone()
+        };
+        for d in &mut out.dirs {
+            if controller.is_none_or(|c| d.has(c)) {
+                d.path.push(path);
+            }
+        }
+        out
+    }
+
     fn placed(
         facts: &CgroupFacts,
         resources: Option<&LinuxResources>,
@@ -363,7 +393,7 @@ impl Cgroup {
     }
 
     /// These directories and those that further limits need.
-    fn extended(&self, facts: &CgroupFacts, resources: &LinuxResources) -> Self {
+    pub(crate) fn extended(&self, facts: &CgroupFacts, resources: &LinuxResources) -> Self {
         let mut all = self.clone();
         let Some(any) = self.dirs.iter().find(|d| !d.v2) else {
             return all;
@@ -373,10 +403,15 @@ impl Cgroup {
                 continue;
             };
             let here = facts.controller(&any.controllers[0]);
-            let own = here.and_then(|x| any.path.strip_prefix(&x.own).ok());
-            let path = match (&self.scope, own) {
+            let below = |x: &host::CgroupHierarchy| {
+                // below the own cgroup, else (an OCI spec's absolute path) below the mount
+                let own = any.path.strip_prefix(&x.own).map(|p| h.own.join(p));
+                own.or_else(|_| any.path.strip_prefix(&x.mount).map(|p| h.mount.join(p)))
+                    .ok()
+            };
+            let path = match (&self.scope, here.and_then(below)) {
                 (Some(scope), _) => h.mount.join(scope.directory()),
-                (None, Some(below)) => h.own.join(below),
+                (None, Some(path)) => path,
                 (None, None) => continue,
             };
             all.dirs.push(Dir {
@@ -546,7 +581,31 @@ impl Cgroup {
         if cpuset {
             copy_down(path)?;
         }
+        if v2 && !controllers.is_empty() {
+            delegate_missing(path, controllers)?;
+        }
         Ok(())
+    }
+
+    /// Whether [`Cgroup::freeze`] has stopped it.
+    #[must_use]
+    pub fn is_frozen(&self) -> bool {
+        let (file, word) = match (self.v2(), self.dir("freezer")) {
+            (Some(d), _) => (d.file("cgroup.freeze"), "1"),
+            (None, Some(d)) => (d.file("freezer.state"), "FROZEN"),
+            (None, None) => return false,
+        };
+        read(&file).is_ok_and(|text| text.trim() == word)
+    }
+}
+
+/// v2: a directory above that was there before may not give its children what they need.
+fn delegate_missing(path: &Path, controllers: &str) -> io::Result<()> {
+    let here = std::fs::read_to_string(path.join("cgroup.controllers"))?;
+    let lacks = |c: &str| !here.split_whitespace().any(|h| h == c);
+    match path.parent() {
+        Some(parent) if controllers.split_whitespace().any(lacks) => delegate(parent, controllers),
+        _ => Ok(()),
     }
 }
 

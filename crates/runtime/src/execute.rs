@@ -27,7 +27,7 @@ use sys::mount::{Attr, setattr};
 use sys::process::CStrArray;
 
 use crate::ops::{
-    Attrs, KEEP_DEV, KEEP_PROC, KIND_DIR, KIND_SOURCE, NO_SLOT, Op, SLOTS, TARGET_ANY,
+    Attrs, KEEP_DEV, KEEP_PROC, KIND_DIR, KIND_SOURCE, NO_SLOT, Op, SLOTS, STAGE_HOOKS, TARGET_ANY,
     TARGET_NO_LINKS, TARGET_PROC_OK,
 };
 use crate::plan::EncodedPlan;
@@ -40,6 +40,11 @@ pub(crate) const SAY_EXEC: u8 = b'X';
 pub(crate) const SAY_TERMINAL: u8 = b'T';
 /// Said by the parent when the id maps are written.
 pub(crate) const SAY_MAPPED: u8 = b'M';
+/// Said by the child where it stops for hooks, and when nothing but the program is left to do.
+pub(crate) const SAY_HOOKS: u8 = b'H';
+pub(crate) const SAY_READY: u8 = b'R';
+/// Said to a child that has stopped: go on.
+pub(crate) const SAY_GO: u8 = b'G';
 
 const PROC_SUPER_MAGIC: u64 = 0x9fa0;
 const DEVPTS_SUPER_MAGIC: u64 = 0x1cd1;
@@ -102,6 +107,8 @@ pub(crate) struct Program<'a> {
 struct Child<'a> {
     fds: &'a Descriptors<'a>,
     channel: BorrowedFd<'a>,
+    /// Who said that the program may start, and hears of it from then on.
+    starter: Option<OwnedFd>,
     root: Option<OwnedFd>,
     dev: Option<OwnedFd>,
     proc: Option<OwnedFd>,
@@ -133,6 +140,7 @@ pub(crate) fn child(
     let mut child = Child {
         fds,
         channel,
+        starter: None,
         root: None,
         dev: None,
         proc: None,
@@ -161,13 +169,18 @@ impl Child<'_> {
             errno: e.errno,
             detail: e.detail,
         };
-        let _parent_may_be_gone = sys::fdpass::send(self.channel, &report.to_bytes(), &[]);
+        let _parent_may_be_gone = sys::fdpass::send(self.listener(), &report.to_bytes(), &[]);
         sys::process::exit(127)
+    }
+
+    /// Who hears of this start.
+    fn listener(&self) -> BorrowedFd<'_> {
+        self.starter.as_ref().map_or(self.channel, AsFd::as_fd)
     }
 
     fn exec(&self, plan: &EncodedPlan<'_>, program: &Program<'_>) -> Failed {
         sys::process::reset_signals();
-        if let Err(e) = sys::fdpass::send(self.channel, &[SAY_EXEC], &[]) {
+        if let Err(e) = sys::fdpass::send(self.listener(), &[SAY_EXEC], &[]) {
             return e.into();
         }
         let mut worst = libc::ENOENT;
@@ -208,6 +221,7 @@ impl Child<'_> {
             | Op::RootPath { .. }
             | Op::RootIsSlash {}
             | Op::AttachRoot { .. }
+            | Op::AttachRootAt { .. }
             | Op::OpenShared { .. }
             | Op::RootAttrs { .. }
             | Op::PivotRoot {}
@@ -289,7 +303,18 @@ impl Child<'_> {
                 let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
                 self.root = Some(openat(CWD, c"/", flags, Mode::empty())?);
             }
-            Op::AttachRoot { propagation } => self.attach_root(propagation)?,
+            Op::AttachRoot { propagation } => {
+                // Nothing mounted from here on reaches the host, yet a clone of a mount that is a
+                // slave or a peer of the host's stays one.
+                mount_change(c"/", MountPropagationFlags::DOWNSTREAM)?;
+                self.attach_root(c"/", propagation)?;
+            }
+            Op::AttachRootAt { path, propagation } => {
+                // the path may lie on any of the host's mounts: none of them may send it back
+                let all = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
+                mount_change(c"/", all)?;
+                self.attach_root(path, propagation)?;
+            }
             Op::OpenShared {
                 source,
                 recursive,
@@ -371,6 +396,9 @@ impl Child<'_> {
             Op::CloseRest { first } => sys::process::cloexec_from(first)?,
             Op::DieWithParent {} => self.die_with_parent()?,
             Op::ForkInit {} => self.fork_init()?,
+            Op::Pause { stage } => self.pause(stage)?,
+            Op::AwaitStart { passed } => self.await_start(passed)?,
+            Op::FindProgram { candidates } => find_program(&candidates)?,
             _ => return Err(Errno::NOSYS.into()),
         }
         Ok(())
@@ -392,10 +420,7 @@ impl Child<'_> {
         Ok(())
     }
 
-    fn attach_root(&mut self, propagation: u64) -> Step {
-        // Nothing mounted from here on reaches the host, yet a clone of a mount that is a slave
-        // or a peer of the host's stays one.
-        mount_change(c"/", MountPropagationFlags::DOWNSTREAM)?;
+    fn attach_root(&mut self, path: &CStr, propagation: u64) -> Step {
         let root = self.root()?;
         let attr = Attr {
             propagation,
@@ -411,7 +436,7 @@ impl Child<'_> {
             early.at(Detail::Attributes)?;
         }
         let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
-        move_mount(root, c"", CWD, c"/", flags).at(Detail::Attach)?;
+        move_mount(root, c"", CWD, path, flags).at(Detail::Attach)?;
         if late {
             classic(root, &attr, true).at(Detail::Attributes)?;
         }
@@ -786,6 +811,42 @@ impl Child<'_> {
         Ok(())
     }
 
+    /// A parent that dies here takes the container with it: nobody would know of it.
+    fn pause(&self, stage: u32) -> Step {
+        let word = if stage == STAGE_HOOKS {
+            SAY_HOOKS
+        } else {
+            SAY_READY
+        };
+        sys::fdpass::send(self.channel, &[word], &[])?;
+        let mut said = [0];
+        let got = sys::fdpass::recv(self.channel, &mut said, false)?;
+        if got.len != 1 || said[0] != SAY_GO {
+            return Err(Errno::PIPE.into());
+        }
+        Ok(())
+    }
+
+    /// Waits for whoever has the right to open the socket; one who only looks, or dies before the
+    /// word, changes nothing.
+    fn await_start(&mut self, passed: u32) -> Step {
+        let socket = *self.fds.passed.get(passed as usize).ok_or(Errno::BADF)?;
+        loop {
+            let flags = rustix::net::SocketFlags::CLOEXEC;
+            let peer = match rustix::net::accept_with(socket, flags) {
+                Err(Errno::INTR | Errno::CONNABORTED) => continue,
+                other => other?,
+            };
+            let mut said = [0];
+            // one that is gone again is as good as one that said nothing
+            let got = sys::fdpass::recv(peer.as_fd(), &mut said, false).unwrap_or_default();
+            if got.len == 1 && said[0] == SAY_GO {
+                self.starter = Some(peer);
+                return Ok(());
+            }
+        }
+    }
+
     /// `--init`: this process stays as PID 1, a fork goes on to the program.
     fn fork_init(&self) -> Step {
         sys::process::block_signals();
@@ -828,6 +889,18 @@ fn reaper(program: i32) -> ! {
 
 fn c_str(bytes: &[u8]) -> Step<&CStr> {
     CStr::from_bytes_until_nul(bytes).map_err(|_| Errno::INVAL.into())
+}
+
+fn find_program(candidates: &List<'_, &CStr>) -> Step {
+    let mut worst = Errno::NOENT;
+    for path in candidates.iter() {
+        match rustix::fs::accessat(CWD, path, rustix::fs::Access::EXEC_OK, AtFlags::EACCESS) {
+            Ok(()) => return Ok(()),
+            Err(Errno::NOENT | Errno::NOTDIR) => {}
+            Err(e) => worst = e,
+        }
+    }
+    Err(worst.into())
 }
 
 fn is_refusal(errno: i32) -> bool {

@@ -20,6 +20,7 @@ pub mod capability;
 pub mod cgroup;
 mod error;
 mod execute;
+pub mod oci;
 mod ops;
 mod plan;
 pub mod rootfs;
@@ -30,8 +31,10 @@ pub mod users;
 mod wire;
 
 pub use error::{Detail, StepError};
+/// The types of an OCI configuration.
+pub use oci_spec::runtime as spec;
 pub use plan::{
     Asked, DecodeError, EncodedPlan, ExecInput, Plan, PlanError, PlanInput, Rootfs, SeccompChoice,
-    plan, plan_exec,
+    Stages, plan, plan_exec, plan_exec_staged, plan_staged,
 };
-pub use spawn::{Descriptors, Pending, Progress, Spawned, begin, spawn};
+pub use spawn::{Descriptors, Pending, Progress, Spawned, Stop, begin, spawn, start};

@@ -169,6 +169,15 @@ operations! {
         46 RootIsSlash {},
         /// Of a mount whose inside had to be made first.
         47 MakeReadonly { target: &'a CStr },
+        /// Says that the container is ready for hooks, or complete, and waits for the parent's word.
+        70 Pause { stage: u32 },
+        /// Waits for `start` on the listening socket passed with this index; it is who hears of the
+        /// execve from then on.
+        71 AwaitStart { passed: u32 },
+        /// [`Op::AttachRoot`] at a path of the host, where hooks look for it.
+        72 AttachRootAt { path: &'a CStr, propagation: u64 },
+        /// Fails when the program is in none of the directories, as execve later would.
+        73 FindProgram { candidates: List<'a, &'a CStr> },
     }
 }
 
@@ -176,6 +185,11 @@ operations! {
 pub(crate) const KEEP_NOTHING: u32 = 0;
 pub(crate) const KEEP_DEV: u32 = 1;
 pub(crate) const KEEP_PROC: u32 = 2;
+
+/// `stage` of [`Op::Pause`]: mounts are made, the host's root is still there.
+pub(crate) const STAGE_HOOKS: u32 = 0;
+/// All that can be done before the program is wanted is done.
+pub(crate) const STAGE_READY: u32 = 1;
 
 /// `slot` of a bind: not opened before.
 pub(crate) const NO_SLOT: u32 = u32::MAX;

@@ -24,7 +24,7 @@ use oci_spec::runtime::{
 };
 
 use crate::cgroup::{self, Cgroup};
-use crate::ops::{CgroupDir, CgroupWrite, FORMAT, Header, MAGIC, Op};
+use crate::ops::{CgroupDir, CgroupWrite, FORMAT, Header, MAGIC, Op, STAGE_HOOKS};
 use crate::seccomp::Filter;
 use crate::systemd::{self, Scope};
 use crate::wire::{List, ListBuf, Reader, Wire};
@@ -57,6 +57,21 @@ pub enum SeccompChoice {
 pub struct Asked {
     pub rlimits: Vec<PosixRlimitType>,
     pub oom_score_adj: bool,
+}
+
+/// What the OCI life cycle asks of a start: the stops between `create` and the program.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Stages<'a> {
+    /// Descriptors from 3 on that the program gets beside stdio.
+    pub preserve: u32,
+    /// The program stays in the caller's session keyring.
+    pub keep_keyring: bool,
+    /// Stop for hooks before the host's root is left; this is the path they know the root by.
+    pub hooks: Option<&'a Path>,
+    /// Stop when only the program is left to do.
+    pub ready: bool,
+    /// Then wait for `start` on this of [`crate::Descriptors::passed`].
+    pub start: Option<u32>,
 }
 
 /// All that planning a container reads.
@@ -259,6 +274,11 @@ impl<'a> EncodedPlan<'a> {
     pub fn terminal(&self) -> bool {
         self.header.terminal
     }
+}
+
+/// Whether a mount of a spec may have this option.
+pub(crate) fn takes_mount_option(option: &str) -> bool {
+    mounts::takes(option)
 }
 
 fn c_string(what: &str, bytes: &[u8]) -> Result<CString, PlanError> {
@@ -480,13 +500,13 @@ fn map_text(maps: &[LinuxIdMapping]) -> Result<CString, PlanError> {
 }
 
 /// The namespaces of a spec: new ones as flags, joined ones by path.
-struct Namespaces<'a> {
+pub(crate) struct Namespaces<'a> {
     new: u32,
     join: Vec<(LinuxNamespaceType, &'a Path)>,
 }
 
 impl<'a> Namespaces<'a> {
-    fn of(spec: &'a Spec) -> Self {
+    pub(crate) fn of(spec: &'a Spec) -> Self {
         let list = spec
             .linux()
             .as_ref()
@@ -511,7 +531,7 @@ impl<'a> Namespaces<'a> {
         self.new & kind as u32 != 0
     }
 
-    fn all(&self) -> u32 {
+    pub(crate) fn all(&self) -> u32 {
         self.join.iter().fold(self.new, |m, (t, _)| m | *t as u32)
     }
 }
@@ -521,13 +541,21 @@ impl<'a> Namespaces<'a> {
 /// # Errors
 /// When the spec asks for what can't be had, named.
 pub fn plan(input: &PlanInput<'_>) -> Result<Plan, PlanError> {
+    plan_staged(input, &Stages::default())
+}
+
+/// [`plan`], with the stops of the OCI life cycle.
+///
+/// # Errors
+/// As [`plan`].
+pub fn plan_staged(input: &PlanInput<'_>, stages: &Stages<'_>) -> Result<Plan, PlanError> {
     let spec = input.spec;
     let process = spec
         .process()
         .as_ref()
         .ok_or(PlanError::Missing("process"))?;
     let linux = spec.linux().clone().unwrap_or_default();
-    refuse(spec, process)?;
+    refuse(spec, process, stages)?;
     needs(input.facts)?;
     let namespaces = Namespaces::of(spec);
     if !namespaces.is_new(LinuxNamespaceType::Mount) {
@@ -561,7 +589,11 @@ pub fn plan(input: &PlanInput<'_>) -> Result<Plan, PlanError> {
         prelude.enter(&mut b, cgroup, input.facts)?;
     }
     own_namespaces(&mut b, spec, &namespaces)?;
-    mounts::plan(&mut b, input, process, &namespaces)?;
+    mounts::plan(&mut b, input, process, &namespaces, stages.hooks)?;
+    if stages.hooks.is_some() {
+        let stage = STAGE_HOOKS;
+        b.push("wait for the hooks", Op::Pause { stage });
+    }
     let program = process::plan(
         &mut b,
         process,
@@ -575,6 +607,7 @@ pub fn plan(input: &PlanInput<'_>) -> Result<Plan, PlanError> {
             personality: linux.personality().as_ref(),
             console: true,
             pivot: true,
+            stages,
         },
     )?;
     Ok(prelude.finish(b, &program))
@@ -599,10 +632,14 @@ fn needs(facts: &host::Facts) -> Result<(), PlanError> {
 }
 
 /// What isn't built is refused by name: a container must not run without what it was promised.
-fn refuse(spec: &Spec, process: &Process) -> Result<(), PlanError> {
+fn refuse(spec: &Spec, process: &Process, stages: &Stages<'_>) -> Result<(), PlanError> {
     let linux = spec.linux().as_ref();
     let asked = [
-        ("hooks", spec.hooks().as_ref().is_some_and(any_hook)),
+        (
+            "hooks",
+            // whoever stops when the container is ready runs them
+            !stages.ready && spec.hooks().as_ref().is_some_and(any_hook),
+        ),
         ("process.scheduler", process.scheduler().is_some()),
         (
             "process.execCPUAffinity",
@@ -714,6 +751,14 @@ fn own_namespaces(b: &mut Builder, spec: &Spec, all: &Namespaces<'_>) -> Result<
 /// # Errors
 /// As [`plan`].
 pub fn plan_exec(input: &ExecInput<'_>) -> Result<Plan, PlanError> {
+    plan_exec_staged(input, &Stages::default())
+}
+
+/// [`plan_exec`], with the stops of the OCI life cycle.
+///
+/// # Errors
+/// As [`plan`].
+pub fn plan_exec_staged(input: &ExecInput<'_>, stages: &Stages<'_>) -> Result<Plan, PlanError> {
     let namespaces = Namespaces::of(input.container);
     let mut b = Builder::default();
     b.step("start a process in the container");
@@ -744,6 +789,7 @@ pub fn plan_exec(input: &ExecInput<'_>) -> Result<Plan, PlanError> {
             personality: linux.and_then(|l| l.personality().as_ref()),
             console: false,
             pivot: false,
+            stages,
         },
     )?;
     Ok(prelude.finish(b, &program))

@@ -11,7 +11,9 @@ use rustix::fs::{CWD, Mode, OFlags, openat};
 use sys::throwaway::{self, Throwaway};
 
 use crate::cgroup::{Cgroup, SYSTEMD_DEADLINE};
-use crate::execute::{self, Program, SAY_EXEC, SAY_MAPPED, SAY_TERMINAL};
+use crate::execute::{
+    self, Program, SAY_EXEC, SAY_GO, SAY_HOOKS, SAY_MAPPED, SAY_READY, SAY_TERMINAL,
+};
 use crate::{Detail, EncodedPlan, StepError, systemd};
 
 /// How long a failed start may take to leave its cgroups.
@@ -65,7 +67,62 @@ pub enum Progress {
     Failed { pid: i32, error: StepError },
 }
 
+/// Where a child planned with [`crate::Stages`] has come to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stop {
+    /// Mounts are made, the host's root is still there: hooks run now.
+    Hooks,
+    /// Only the program is left to do.
+    Ready,
+    /// The program runs.
+    Running,
+}
+
 impl Pending {
+    /// Waits until the child stops, runs its program, or fails; a failed child is reaped.
+    ///
+    /// # Errors
+    /// The step that failed.
+    pub fn next_stop(&mut self) -> Result<Stop, StepError> {
+        match heard(
+            self.channel.as_fd(),
+            &mut self.executing,
+            &mut self.terminal,
+        ) {
+            Ok(stop) => Ok(stop),
+            Err(error) => {
+                end(&self.pidfd);
+                Err(error)
+            }
+        }
+    }
+
+    /// Lets a child that has stopped go on.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn go_on(&self) -> Result<(), StepError> {
+        sys::fdpass::send(self.channel.as_fd(), &[SAY_GO], &[])
+            .map(drop)
+            .map_err(|_| vanished())
+    }
+
+    /// Kills the child and reaps it.
+    pub fn abandon(&self) {
+        end(&self.pidfd);
+    }
+
+    /// The master of the terminal that the child has made, once.
+    pub fn take_terminal(&mut self) -> Option<OwnedFd> {
+        self.terminal.take()
+    }
+
+    /// The descriptor alone, of a child that is known to run.
+    #[must_use]
+    pub fn into_pidfd(self) -> OwnedFd {
+        self.pidfd
+    }
+
     /// The child, as seen by the caller.
     #[must_use]
     pub fn pid(&self) -> i32 {
@@ -119,13 +176,50 @@ impl Pending {
         }
         Progress::Failed {
             pid: self.pid,
-            error: StepError {
-                step: 0,
-                errno: libc::ESRCH,
-                detail: Detail::Vanished,
-            },
+            error: vanished(),
         }
     }
+}
+
+fn vanished() -> StepError {
+    StepError {
+        step: 0,
+        errno: libc::ESRCH,
+        detail: Detail::Vanished,
+    }
+}
+
+/// Reads the channel up to the child's next stop.
+fn heard(
+    channel: BorrowedFd<'_>,
+    executing: &mut bool,
+    terminal: &mut Option<OwnedFd>,
+) -> Result<Stop, StepError> {
+    loop {
+        let mut buf = [0; StepError::LEN];
+        // a child that died with something unread: as good as an end
+        let got = sys::fdpass::recv(channel, &mut buf, false).unwrap_or_default();
+        match (got.len, buf[0]) {
+            (0, _) if *executing => return Ok(Stop::Running),
+            (1, SAY_EXEC) => *executing = true,
+            (1, SAY_TERMINAL) => *terminal = got.fds.into_iter().next(),
+            (1, SAY_HOOKS) => return Ok(Stop::Hooks),
+            (1, SAY_READY) => return Ok(Stop::Ready),
+            (StepError::LEN, _) => return Err(StepError::from_bytes(buf)),
+            _ => return Err(vanished()),
+        }
+    }
+}
+
+/// Tells a container that waits on its socket to run its program, and waits until it does.
+/// `connection` is connected to the socket of [`crate::Stages::start`].
+///
+/// # Errors
+/// The step that failed; the child ends by itself.
+pub fn start(connection: BorrowedFd<'_>) -> Result<(), StepError> {
+    sys::fdpass::send(connection, &[SAY_GO], &[]).map_err(|_| vanished())?;
+    let (mut executing, mut terminal) = (false, None);
+    heard(connection, &mut executing, &mut terminal).map(drop)
 }
 
 impl AsFd for Pending {
@@ -240,12 +334,12 @@ fn limit_devices(plan: &EncodedPlan<'_>) -> io::Result<()> {
 }
 
 /// The pid namespace children are made in, put back when it goes out of scope.
-struct PidNamespace {
+pub(crate) struct PidNamespace {
     own: OwnedFd,
 }
 
 impl PidNamespace {
-    fn enter(target: BorrowedFd<'_>) -> io::Result<Self> {
+    pub(crate) fn enter(target: BorrowedFd<'_>) -> io::Result<Self> {
         let own = open(c"/proc/thread-self/ns/pid", OFlags::RDONLY)?;
         sys::process::setns(target, libc::CLONE_NEWPID)?;
         Ok(Self { own })

@@ -89,6 +89,26 @@ fn prctl(option: i32, a: u64, b: u64) -> io::Result<i32> {
     Ok(r)
 }
 
+/// The bounding set of this thread.
+#[must_use]
+pub fn bounding() -> u64 {
+    let has = |cap: &u32| match prctl(libc::PR_CAPBSET_READ, u64::from(*cap), 0) {
+        Ok(1) => Some(true),
+        Ok(_) => Some(false),
+        // the kernel doesn't know it, nor any above it
+        Err(_) => None,
+    };
+    let mut mask = 0;
+    for cap in 0..64_u32 {
+        match has(&cap) {
+            Some(true) => mask |= 1 << cap,
+            Some(false) => {}
+            None => break,
+        }
+    }
+    mask
+}
+
 /// Drops everything from the bounding set that `keep` lacks. A capability the kernel doesn't know
 /// ends the list.
 ///

@@ -3,6 +3,13 @@
 use std::fs::File;
 use std::os::fd::AsRawFd;
 
+/// Whether a descriptor of that number is open in this process.
+#[must_use]
+pub fn is_open(number: i32) -> bool {
+    // SAFETY: F_GETFD takes no memory; a number that is no descriptor is reported, not followed.
+    unsafe { libc::fcntl(number, libc::F_GETFD) != -1 }
+}
+
 /// Starts writing a range of a file to the disk without waiting for it. Only a hint: nothing is
 /// durable before an fsync, and a file system that does not know the call is left alone.
 pub fn start_writeback(file: &File, offset: u64, len: u64) {

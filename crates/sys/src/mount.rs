@@ -26,6 +26,28 @@ pub const NODIRATIME: u64 = 0x80;
 pub const IDMAP: u64 = 0x10_0000;
 pub const NOSYMFOLLOW: u64 = 0x20_0000;
 
+/// Whether the kernel, and a filter around this process, have mount_setattr: asked with a
+/// descriptor that can't be one.
+#[must_use]
+pub fn has_setattr() -> bool {
+    // SAFETY: an empty path, no descriptor and no attributes: the call can only fail.
+    let r = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            -1,
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH,
+            std::ptr::null::<Attr>(),
+            0,
+        )
+    };
+    r == 0
+        || !matches!(
+            io::Error::last_os_error().raw_os_error(),
+            Some(libc::ENOSYS | libc::EPERM)
+        )
+}
+
 /// Changes a mount given by descriptor, or its whole tree.
 ///
 /// # Errors

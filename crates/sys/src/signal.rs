@@ -45,6 +45,16 @@ pub fn drain(signalfd: impl AsFd) {
     while rustix::io::read(&signalfd, &mut one).is_ok_and(|n| n > 0) {}
 }
 
+/// The next pending signal of a [`signalfd`], if there is one.
+#[must_use]
+pub fn next(signalfd: impl AsFd) -> Option<i32> {
+    let mut one = [0_u8; size_of::<libc::signalfd_siginfo>()];
+    let n = rustix::io::read(&signalfd, &mut one).ok()?;
+    // ssi_signo is its first field
+    let number = one.first_chunk().filter(|_| n == one.len())?;
+    i32::try_from(u32::from_ne_bytes(*number)).ok()
+}
+
 /// Gives the signal its default action.
 ///
 /// # Errors

@@ -173,6 +173,10 @@ impl Options {
     }
 }
 
+pub(super) fn takes(option: &str) -> bool {
+    Options::default().one(option).is_ok()
+}
+
 /// An absolute path without `.`, `..` and doubled slashes: links are the kernel's to resolve.
 fn clean(path: &Path) -> Result<PathBuf, PlanError> {
     let mut out = PathBuf::from("/");
@@ -236,6 +240,7 @@ pub(super) fn plan(
     input: &PlanInput<'_>,
     process: &Process,
     namespaces: &Namespaces<'_>,
+    root_at: Option<&Path>,
 ) -> Result<(), PlanError> {
     let spec = input.spec;
     let mut mounts: Vec<Wanted> = spec
@@ -255,16 +260,7 @@ pub(super) fn plan(
     };
     root(b, input)?;
     shared_sources(b, input, &mut mounts)?;
-    let private = match input.rootfs {
-        Rootfs::Path(_) => libc::MS_PRIVATE,
-        Rootfs::Descriptor => 0,
-    };
-    b.push(
-        "attach the container's root",
-        Op::AttachRoot {
-            propagation: private,
-        },
-    );
+    attach_root(b, input, root_at)?;
     let own_dev = mounts
         .iter()
         .any(|m| m.target == Path::new("/dev") && m.kind == "tmpfs" && !m.options.bind);
@@ -301,6 +297,26 @@ pub(super) fn plan(
             "set attributes of the root",
             Op::RootAttrs { set, propagation },
         );
+    }
+    Ok(())
+}
+
+fn attach_root(
+    b: &mut Builder,
+    input: &PlanInput<'_>,
+    root_at: Option<&Path>,
+) -> Result<(), PlanError> {
+    let propagation = match input.rootfs {
+        Rootfs::Path(_) => libc::MS_PRIVATE,
+        Rootfs::Descriptor => 0,
+    };
+    let what = "attach the container's root";
+    match root_at {
+        None => b.push(what, Op::AttachRoot { propagation }),
+        Some(path) => {
+            let path = &c_path(path)?;
+            b.push(what, Op::AttachRootAt { path, propagation });
+        }
     }
     Ok(())
 }

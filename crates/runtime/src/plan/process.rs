@@ -10,10 +10,10 @@ use oci_spec::runtime::{
 };
 
 use super::explain::{Hint, Label};
-use super::{Asked, Builder, PlanError, SeccompChoice, c_string, invalid};
+use super::{Asked, Builder, PlanError, SeccompChoice, Stages, c_string, invalid};
 use crate::capability::{mask, mask_of_names};
 use crate::execute::MAX_GROUPS;
-use crate::ops::Op;
+use crate::ops::{Op, STAGE_READY};
 use crate::seccomp::{self, Filter};
 use crate::wire::ListBuf;
 
@@ -38,6 +38,7 @@ pub(super) struct Context<'a> {
     pub(super) console: bool,
     /// The first process leaves the host's root here.
     pub(super) pivot: bool,
+    pub(super) stages: &'a Stages<'a>,
 }
 
 /// Steps while the host's /proc is in reach.
@@ -90,7 +91,9 @@ pub(super) fn plan(
     if c.pivot {
         b.push("change to the container's root", Op::PivotRoot {});
     }
-    b.push("make a session keyring", Op::Keyring {});
+    if !c.stages.keep_keyring {
+        b.push("make a session keyring", Op::Keyring {});
+    }
     limits(b, process, c)?;
     let cwd = c_string("working directory", process.cwd().as_os_str().as_bytes())?;
     let step = b.label(Label {
@@ -104,13 +107,30 @@ pub(super) fn plan(
     }
     let mask = user.umask().unwrap_or(0o022);
     b.push("set the file mode mask", Op::Umask { mask });
-    let first = 3;
+    let first = 3 + c.stages.preserve;
     b.push("close other descriptors", Op::CloseRest { first });
-    privileges(b, process, c)?;
+    let program = program(b, process)?;
+    privileges(b, process, c, &program)?;
     if c.init {
         b.push("fork from init", Op::ForkInit {});
     }
-    program(b, process)
+    Ok(program)
+}
+
+/// The stops before the program. Before the filter: it needn't allow what the waiting takes.
+fn stops(b: &mut Builder, stages: &Stages<'_>, program: &Program) {
+    if !stages.ready {
+        return;
+    }
+    // who creates is to hear that there is no such program, not who starts
+    let candidates = ListBuf::of(program.candidates.iter().map(CString::as_c_str));
+    let candidates = candidates.list();
+    b.add(program.step, Op::FindProgram { candidates });
+    let stage = STAGE_READY;
+    b.push("report that all is ready", Op::Pause { stage });
+    if let Some(passed) = stages.start {
+        b.push("wait for the start", Op::AwaitStart { passed });
+    }
 }
 
 fn stdio(b: &mut Builder, process: &Process, c: &Context<'_>) {
@@ -223,7 +243,12 @@ fn sets(process: &Process, facts: &Facts) -> Sets {
 
 /// From root with everything to what the spec says, in the one order that works: a filter needs
 /// CAP_SYS_ADMIN or no_new_privs, a change of user needs CAP_SETUID and clears what isn't kept.
-fn privileges(b: &mut Builder, process: &Process, c: &Context<'_>) -> Result<(), PlanError> {
+fn privileges(
+    b: &mut Builder,
+    process: &Process,
+    c: &Context<'_>,
+    program: &Program,
+) -> Result<(), PlanError> {
     let sets = sets(process, c.facts);
     let user = process.user();
     let groups = user.additional_gids().as_deref().unwrap_or_default();
@@ -248,6 +273,7 @@ fn privileges(b: &mut Builder, process: &Process, c: &Context<'_>) -> Result<(),
         // after the change of user, which disarms it
         b.push("tie the container's life to its shim", Op::DieWithParent {});
     }
+    stops(b, c.stages, program);
     let capabilities = Op::Capabilities {
         effective: sets.effective,
         permitted: sets.permitted,

@@ -1,0 +1,19 @@
+//! `plimsoll oci` from outside: bundles of busybox, one runtime process for each verb, on the real
+//! kernel. Needs root; fails without it.
+//!
+//! `PLIMSOLL_TEST_RUNTIME=/usr/sbin/runc` runs the same cases with another runtime, so that a
+//! disagreement shows which of the two is wrong. What is said of our own records and crash points is
+//! not run there and says so.
+
+#![expect(
+    clippy::too_many_lines,
+    reason = "a test tells one story, or is one table"
+)]
+
+mod crash;
+mod exec;
+mod harness;
+mod hooks;
+mod life;
+mod limits;
+mod terminal;
