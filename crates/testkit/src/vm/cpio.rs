@@ -76,7 +76,7 @@ mod tests {
         let text = String::from_utf8_lossy(&bytes);
         let first = "07070100000001000081ED0000000000000000000000010000000000000003\
                      00000000000000000000000000000000000000050000000\
-                     0init\0\0\0abc\0";
+                     0init\0\0abc\0";
         assert_eq!(&text[..first.len()], first);
         assert!(text.contains("TRAILER!!!"));
         assert_eq!(bytes.len() % 4, 0);

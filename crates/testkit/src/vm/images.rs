@@ -3,7 +3,7 @@
 //! ```text
 //! target/vm/
 //!   kernel-<suite>/vmlinuz  kernel-<suite>/modules/<name>.ko     unpacked, never installed
-//!   root-<suite>.ext4                                            systemd, D-Bus, busybox
+//!   root-<suite>-<recipe>.ext4                                   systemd, D-Bus, AppArmor's tools
 //!   run-<lab>-<test run>                                         what one boot reported
 //! ```
 
@@ -11,6 +11,8 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+
+use sha2::{Digest, Sha256};
 
 use super::{LabError, io_error};
 use crate::instance::command;
@@ -94,7 +96,9 @@ fn dependencies(module: &[u8]) -> Vec<String> {
 /// # Errors
 /// When mmdebstrap or mkfs.ext4 fail, with what they said.
 pub fn root_disk(suite: &str) -> Result<PathBuf, LabError> {
-    let disk = directory()?.join(format!("root-{suite}.ext4"));
+    // another recipe is another disk
+    let recipe = hex::encode(&Sha256::digest(RECIPE.concat())[..4]);
+    let disk = directory()?.join(format!("root-{suite}-{recipe}.ext4"));
     made_once(&disk, |staged| {
         let tree = staged.with_extension("tree");
         let made = make_root(suite, &tree, staged);
@@ -106,18 +110,23 @@ pub fn root_disk(suite: &str) -> Result<PathBuf, LabError> {
     Ok(disk)
 }
 
+/// Packages, and what is done with them: nothing starts that no test needs.
+const RECIPE: [&str; 2] = [
+    "systemd,systemd-sysv,dbus,apparmor,busybox-static",
+    "chroot \"$1\" systemctl mask apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer \
+     fstrim.timer e2scrub_all.timer apparmor.service getty@tty1.service serial-getty@ttyS0.service \
+     systemd-firstboot.service",
+];
+
 fn make_root(suite: &str, tree: &Path, disk: &Path) -> Result<(), LabError> {
     let mut debstrap = program("mmdebstrap", "mmdebstrap")?;
     debstrap.args(["--quiet", "--mode=root", "--variant=minbase"]);
-    debstrap.arg("--include=systemd,systemd-sysv,dbus,busybox-static");
+    let [packages, quiet] = RECIPE;
+    debstrap.arg(format!("--include={packages}"));
     debstrap.arg("--aptopt=Acquire::Check-Valid-Until \"false\"");
     for unread in ["doc", "man", "locale", "info"] {
         debstrap.arg(format!("--dpkgopt=path-exclude=/usr/share/{unread}/*"));
     }
-    // timers and a console that nobody looks at
-    let quiet = "chroot \"$1\" systemctl mask apt-daily.timer apt-daily-upgrade.timer \
-                 dpkg-db-backup.timer fstrim.timer e2scrub_all.timer getty@tty1.service \
-                 serial-getty@ttyS0.service systemd-firstboot.service";
     debstrap.arg(format!("--customize-hook={quiet}"));
     said(debstrap.arg(suite).arg(tree))?;
     let mut mkfs = program("mkfs.ext4", "e2fsprogs")?;

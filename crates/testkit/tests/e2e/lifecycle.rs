@@ -40,6 +40,25 @@ fn a_hundred_cycles_leave_nothing() {
     clean.assert_settled(&instance);
 }
 
+/// As on a host without systemd, wherever this runs: in a mount namespace whose /run is empty.
+#[test]
+fn systemd_as_cgroup_driver_is_refused_where_there_is_none() {
+    let instance = Instance::prepared();
+    let script = "mount -t tmpfs tmpfs /run && exec \"$@\"";
+    let mut daemon = testkit::instance::command("unshare");
+    daemon.args(["--mount", "sh", "-c", script, "sh"]);
+    daemon.arg(testkit::instance::program()).arg("daemon");
+    daemon.args(["--exec-opt", "native.cgroupdriver=systemd", "--bridge=none"]);
+    daemon.arg("--host").arg(instance.host());
+    daemon.arg("--data-root").arg(instance.data_root());
+    daemon.arg("--exec-root").arg(instance.exec_root());
+    let output = daemon.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success(), "{said}");
+    assert!(said.contains("native.cgroupdriver=systemd"), "{said}");
+    assert!(said.contains("is systemd the init of this host"), "{said}");
+}
+
 #[test]
 fn removed_while_running() {
     let instance = Instance::with_busybox();

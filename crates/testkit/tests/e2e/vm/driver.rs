@@ -91,6 +91,9 @@ fn a_container_is_a_scope_with_its_limits() {
             .post(&format!("/containers/{id}/update"), &change);
         let _updated = instance.answered(answer).ok();
         same("134217728", "9");
+        // known to systemd too, which would put back what it knows
+        assert_eq!(property(&unit, "MemoryMax"), "134217728");
+        assert_eq!(property(&unit, "TasksMax"), "9");
         systemctl(&["daemon-reload"]);
         same("134217728", "9");
         // adopted, frozen, thawed and ended by an engine that comes later

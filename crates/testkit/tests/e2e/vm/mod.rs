@@ -1,6 +1,7 @@
 //! Debian 13 as it is installed (Linux 6.12, cgroup v2, systemd 257), in a virtual machine: see
 //! [`testkit::vm`].
 
+mod apparmor;
 mod driver;
 mod limits;
 mod unit;
