@@ -57,6 +57,15 @@ pub fn resolve(
     from_text(&passwd, &group, user, additional_groups)
 }
 
+/// The home directory of a user by number; `/` where the image doesn't say.
+#[must_use]
+pub fn home(root: BorrowedFd<'_>, uid: u32) -> PathBuf {
+    let passwd = text(root, "/etc/passwd").unwrap_or_default();
+    let mut accounts = passwd.lines().filter_map(account);
+    let home = accounts.find(|a| a.uid == uid).map(|a| a.home);
+    PathBuf::from(home.filter(|h| !h.is_empty()).unwrap_or("/"))
+}
+
 fn text(root: BorrowedFd<'_>, path: &'static str) -> Result<String, UserError> {
     let failed = |source: io::Error| UserError::Read { path, source };
     // O_NONBLOCK: a pipe in the image must not stop the start

@@ -59,6 +59,25 @@ fn flags_shape_the_process() {
 }
 
 #[test]
+fn home_is_that_of_the_images_user() {
+    let lab = Lab::sh("echo $HOME; sleep 1000");
+    fs::write(
+        lab.rootfs().join("etc/passwd"),
+        "root:x:0:0::/roots:/bin/sh\nu:x:5:5::/us:/bin/sh\n",
+    )
+    .unwrap();
+    lab.create();
+    lab.start();
+    testkit::until("output", PATIENCE, || {
+        (lab.stdout() == "/roots\n").then_some(())
+    });
+    for (user, home) in [("5", "/us\n"), ("6", "/\n")] {
+        let said = lab.oci(&["exec", "--user", user, lab.id(), "sh", "-c", "echo $HOME"]);
+        assert_eq!((said.code, said.out.as_str()), (Some(0), home), "{said:?}");
+    }
+}
+
+#[test]
 fn a_process_file_says_it_all() {
     let lab = running();
     let file = lab.file("process.json");

@@ -120,7 +120,11 @@ impl Lab {
     /// The runtime with its global flags, in the bundle's directory, with the spec written down.
     pub(crate) fn command(&self) -> Command {
         let config = serde_json::to_vec(&self.spec).expect("JSON");
-        fs::write(self.bundle().join("config.json"), config).expect("written");
+        let path = self.bundle().join("config.json");
+        // not while another process reads it
+        if fs::read(&path).ok().as_ref() != Some(&config) {
+            fs::write(path, config).expect("written");
+        }
         let mut command = match other() {
             Some(program) => command(&program),
             None => {

@@ -50,6 +50,10 @@ fn with_hooks() -> Lab {
 
 #[test]
 fn each_kind_runs_when_and_where_it_should_with_the_state() {
+    if other().is_some() {
+        // runc 1.1 runs poststart in create; the specification has it after the program's start
+        return;
+    }
     let lab = with_hooks();
     let here = fs::read_link("/proc/self/ns/mnt").unwrap();
     let here = here.to_string_lossy().into_owned();
@@ -147,6 +151,10 @@ fn failing(kind: &str) -> (Lab, Said) {
 #[test]
 fn a_failure_before_the_program_stops_and_cleans_up() {
     for kind in &KINDS[..4] {
+        if *kind == "startContainer" && other().is_some() {
+            // runc 1.1 tells of it in the container's own output and succeeds
+            continue;
+        }
         let (lab, said) = failing(kind);
         assert_eq!(said.code, Some(1), "{kind}: {said:?}");
         if *kind != "startContainer" {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
-use crate::harness::Lab;
+use crate::harness::{Lab, other};
 
 fn file(lab: &Lab, name: &str) -> PathBuf {
     let mut found = lab.cgroups().into_iter().map(|d| d.join(name));
@@ -100,6 +100,10 @@ fn pause_and_resume() {
 
 #[test]
 fn counters_once_and_until_the_end() {
+    if other().is_some() {
+        // runc 1.1 goes on when the container has ended
+        return;
+    }
     let lab = Lab::sh("sleep 1000");
     lab.create();
     lab.start();

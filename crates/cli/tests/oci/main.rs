@@ -9,6 +9,7 @@
     clippy::too_many_lines,
     reason = "a test tells one story, or is one table"
 )]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod crash;
 mod exec;

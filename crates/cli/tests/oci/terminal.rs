@@ -135,6 +135,10 @@ fn on_terminal(lab: &Lab, line: &[&str]) -> (File, std::process::Child) {
 
 #[test]
 fn run_relays_its_terminal() {
+    if other().is_some() {
+        // runc sets the size when the program runs already, which may look too early
+        return;
+    }
     let lab = Lab::sh("stty size; read line; echo \"got $line\"; exit 6")
         .set("/process/terminal", json!(true));
     let (mut master, mut child) = on_terminal(&lab, &["run", lab.id()]);
@@ -148,6 +152,10 @@ fn run_relays_its_terminal() {
 
 #[test]
 fn exec_relays_its_terminal_and_resizes_it() {
+    if other().is_some() {
+        // runc sets the size when the program runs already, which may look too early
+        return;
+    }
     let lab = Lab::sh("sleep 1000");
     lab.create();
     lab.start();
@@ -162,14 +170,10 @@ fn exec_relays_its_terminal_and_resizes_it() {
         ws_ypixel: 0,
     };
     rustix::termios::tcsetwinsize(&master, size).unwrap();
-    if other().is_none() {
-        // the signal and the key take different ways: the size must have arrived first
-        std::thread::sleep(std::time::Duration::from_millis(200));
-        master.write_all(b"\r").unwrap();
-        reads_until(&mut master, "30 90");
-    } else {
-        master.write_all(b"\r").unwrap();
-    }
+    // the signal and the key take different ways: the size must have arrived first
+    std::thread::sleep(std::time::Duration::from_millis(200));
+    master.write_all(b"\r").unwrap();
+    reads_until(&mut master, "30 90");
     let status = testkit::until("the end", PATIENCE, || child.try_wait().unwrap());
     assert_eq!(status.code(), Some(3));
 }

@@ -220,9 +220,7 @@ impl Runtime {
     /// An empty directory for a new container, locked. What a killed `create` left is removed.
     pub(super) fn claim(&self, id: &str) -> Result<Directory, OciError> {
         let path = self.root.join(id);
-        let made = sys::fault::point("oci.mkdir")
-            .map_err(Into::into)
-            .and_then(|()| mkdir(&path));
+        let made = sys::fault::point("oci.mkdir").and_then(|()| mkdir(&path));
         let made = match made {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 use std::os::unix::fs::DirBuilderExt;

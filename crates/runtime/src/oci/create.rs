@@ -90,6 +90,23 @@ pub(super) fn check_console(
     }
 }
 
+/// As runc does, and programs expect. source: environ(7).
+pub(super) fn give_home(process: &mut Process, root: &Path) {
+    use rustix::fs::{CWD, Mode, OFlags, openat};
+    let mut env = process.env().clone().unwrap_or_default();
+    if env.iter().any(|e| e.starts_with("HOME=")) {
+        return;
+    }
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let Ok(root) = openat(CWD, root, flags, Mode::empty()) else {
+        // the step that opens it says why
+        return;
+    };
+    let home = crate::users::home(root.as_fd(), process.user().uid());
+    env.push(format!("HOME={}", home.display()));
+    process.set_env(Some(env));
+}
+
 /// Before the program runs: it may look at once.
 pub fn size_console(process: &mut Process, (rows, columns): (u16, u16)) {
     if process.console_size().is_none() {
@@ -190,6 +207,9 @@ impl Runtime {
         let mut bundle = Bundle::read(wanted.bundle)?;
         if let (Some(size), Some(process)) = (wanted.console_size, bundle.spec.process_mut()) {
             size_console(process, size);
+        }
+        if let Some(process) = bundle.spec.process_mut() {
+            give_home(process, &bundle.rootfs);
         }
         let process = bundle.spec.process().as_ref();
         check_console(process, wanted.detach, wanted.console_socket)?;

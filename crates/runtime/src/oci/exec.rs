@@ -7,7 +7,7 @@ use host::{CgroupFacts, CgroupMode, Facts};
 use oci_spec::runtime::Process;
 use rustix::process::WaitIdStatus;
 
-use super::create::{asked, check_console, check_preserved, failed, labels, stdio};
+use super::create::{asked, check_console, check_preserved, failed, give_home, labels, stdio};
 use super::{Container, OciError, Running, Runtime, Status, console};
 use crate::{Descriptors, EncodedPlan, ExecInput, SeccompChoice, Stages};
 
@@ -78,6 +78,13 @@ impl Runtime {
             cgroup = cgroup.map(|c| c.below(sub.controller.as_deref(), &sub.path));
         }
         let spec = container.spec()?;
+        let mut process = wanted.process.clone();
+        if let Some(init) = container.init {
+            give_home(
+                &mut process,
+                &PathBuf::from(format!("/proc/{}/root", init.pid)),
+            );
+        }
         let facts = Facts::brief(no_cgroup_facts(), labels(Some(wanted.process)));
         let stages = Stages {
             preserve: wanted.preserve_fds,
@@ -86,7 +93,7 @@ impl Runtime {
         let plan = crate::plan_exec_staged(
             &ExecInput {
                 container: &spec,
-                process: wanted.process,
+                process: &process,
                 facts: &facts,
                 cgroup: cgroup.as_ref(),
                 seccomp: SeccompChoice::Spec,
