@@ -177,3 +177,69 @@ pub struct EndpointResource {
 pub struct NetworkPruneReport {
     pub networks_deleted: Option<Vec<String>>,
 }
+
+/// Body of `POST /networks/create`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub struct NetworkCreateRequest {
+    pub name: String,
+    /// Of old clients; names are never used twice here.
+    pub check_duplicate: bool,
+    pub driver: String,
+    pub scope: String,
+    #[serde(rename = "EnableIPv4")]
+    pub enable_ipv4: Option<bool>,
+    #[serde(rename = "EnableIPv6")]
+    pub enable_ipv6: Option<bool>,
+    #[serde(rename = "IPAM")]
+    pub ipam: Option<IpamRequest>,
+    pub internal: bool,
+    pub attachable: bool,
+    pub ingress: bool,
+    pub config_only: bool,
+    pub config_from: Option<ConfigReference>,
+    pub options: Option<StringMap>,
+    pub labels: Option<StringMap>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub struct IpamRequest {
+    pub driver: String,
+    pub options: Option<StringMap>,
+    pub config: Option<Vec<IpamRequestConfig>>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub struct IpamRequestConfig {
+    pub subnet: String,
+    #[serde(rename = "IPRange")]
+    pub ip_range: String,
+    pub gateway: String,
+    #[serde(rename = "AuxiliaryAddresses")]
+    pub auxiliary_addresses: Option<StringMap>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub struct NetworkCreateResponse {
+    pub id: String,
+    pub warning: String,
+}
+
+/// Body of `POST /networks/{id}/connect`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub struct NetworkConnectRequest {
+    pub container: String,
+    pub endpoint_config: Option<EndpointSettings>,
+}
+
+/// Body of `POST /networks/{id}/disconnect`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub struct NetworkDisconnectRequest {
+    pub container: String,
+    pub force: bool,
+}

@@ -46,10 +46,17 @@ pub(crate) static COMMANDS: &[&dyn Command] = &[
     &cmd::volumes::RM,
     &cmd::volumes::RESTORE,
     &cmd::volumes::PRUNE,
+    &cmd::networks::CREATE,
+    &cmd::networks::LS,
+    &cmd::networks::RM,
+    &cmd::networks::PRUNE,
+    &cmd::networks::CONNECT,
+    &cmd::networks::DISCONNECT,
     &cmd::inspect::ANY,
     &cmd::inspect::CONTAINER,
     &cmd::inspect::IMAGE,
     &cmd::inspect::VOLUME,
+    &cmd::inspect::NETWORK,
     &cmd::stats::STATS,
     &cmd::system::EVENTS,
     &cmd::system::INFO,
@@ -68,6 +75,7 @@ const GROUPS: &[(&str, &str)] = &[
     ("container", "Manage containers"),
     ("image", "Manage images"),
     ("volume", "Manage volumes"),
+    ("network", "Manage networks"),
     ("system", "Manage Plimsoll"),
 ];
 
@@ -98,10 +106,6 @@ const LATER: &[(&str, &str)] = &[
     ("search", "there is no registry client yet"),
     ("manifest", "there is no registry client yet"),
     ("trust", "there is no registry client yet"),
-    (
-        "network",
-        "networks come later; --network none and host work",
-    ),
     (
         "compose",
         "use docker-compose with DOCKER_HOST set to this engine's socket",

@@ -45,6 +45,7 @@ pub(crate) enum Offer {
     RunningContainers,
     Images,
     Volumes,
+    Networks,
     TrashedVolumes,
     ContainersImagesVolumes,
 }

@@ -18,6 +18,7 @@ use keys::{Built, KEYS, Key, Kind};
 
 /// Read where it is there; one named by `--config-file` must be there.
 const DEFAULT_FILE: &str = "/etc/plimsoll/daemon.json";
+const DEFAULT_BRIDGE: &str = "plimsoll0";
 const DEFAULT_HOST: &str = "unix:///run/plimsoll.sock";
 
 /// What the command line asks for.
@@ -50,6 +51,8 @@ pub struct Config {
     pub cgroup_driver: CgroupDriver,
     pub log: LogSpec,
     pub defaults: ContainerDefaults,
+    /// Interface of the default network; absent: `--bridge none`.
+    pub bridge: Option<String>,
 }
 
 /// What a container gets where its own options don't say.
@@ -118,6 +121,7 @@ impl Default for Config {
                 ipc_mode: NamespaceMode::Private,
                 ..Default::default()
             },
+            bridge: Some(DEFAULT_BRIDGE.to_owned()),
         }
     }
 }
@@ -375,10 +379,23 @@ fn apply(config: &mut Config, key: &Key, values: &[String]) -> Result<(), String
             }
         }
         "init" => config.defaults.init = boolean(last)?,
+        "bridge" => config.bridge = interface(last)?,
         "no-new-privileges" => config.defaults.no_new_privileges = boolean(last)?,
         _ => return Err("is not built yet".to_owned()),
     }
     Ok(())
+}
+
+/// A name that the kernel takes; `none`: no default network.
+fn interface(name: &str) -> Result<Option<String>, String> {
+    let fine = (1..=15).contains(&name.len())
+        && !matches!(name, "." | "..")
+        && !name.contains(|c: char| c == '/' || c == ':' || c.is_whitespace());
+    match name {
+        "none" => Ok(None),
+        name if fine => Ok(Some(name.to_owned())),
+        name => Err(format!("{name:?} is no name of an interface")),
+    }
 }
 
 fn boolean(text: &str) -> Result<bool, String> {

@@ -8,7 +8,7 @@
 //! Whatever fails gives the name back. Volumes made for it by name stay, as with Docker; anonymous
 //! ones are taken away again.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,9 +20,10 @@ use crate::container::{self, Found};
 use crate::error::Error;
 use crate::inner::{Inner, container_error, now};
 use crate::model::{
-    ContainerRecord, ContainerSpec, ErrorKind, HostSpec, MountKind, MountPoint, MountSpec,
-    NamespaceMode, NetworkMode, RecordedState, Resources, RestartKind,
+    ContainerRecord, ContainerSpec, EndpointSpec, ErrorKind, HostSpec, MountKind, MountPoint,
+    MountSpec, NamespaceMode, NetworkMode, RecordedState, Resources, RestartKind,
 };
+use crate::networks::NetworkRecord;
 use crate::security::{self, SecurityOptions};
 use crate::views::{Created, ImageConfig, ImageView};
 use crate::{names, ocispec, volumes};
@@ -46,12 +47,7 @@ pub(crate) async fn create(
     defaults(&mut spec, engine);
     let mut mounts = mount_points(&spec)?;
     resolve_peers(engine, &mut spec.host)?;
-    if spec.host.network == NetworkMode::Default {
-        warnings.push(
-            "networks are not built yet: this container has none but loopback (as --network none)"
-                .to_owned(),
-        );
-    }
+    let networks = networks_of(engine, &mut spec, &mut warnings)?;
     if let NamespaceMode::Container(_) = &spec.host.ipc_mode {
         // its mount is in another mount namespace, from which none can be taken
         warnings.push(
@@ -74,6 +70,7 @@ pub(crate) async fn create(
         state: RecordedState::default(),
         restart_count: 0,
         stopped_by_user: false,
+        networks,
     };
     let made = async {
         let made_volumes = volumes::make(engine, &mut mounts, &image.id).await?;
@@ -98,6 +95,84 @@ pub(crate) async fn create(
             Err(error)
         }
     }
+}
+
+/// The networks it is in, by name: the one of its mode, and those it has an endpoint asked for.
+fn networks_of(
+    engine: &Inner,
+    spec: &mut ContainerSpec,
+    warnings: &mut Vec<String>,
+) -> Result<BTreeMap<String, EndpointSpec>, Error> {
+    let host = &mut spec.host;
+    let first = match (engine.networks.of_mode(&host.network), &host.network) {
+        // what was not asked for by name may be absent
+        (Err(error), NetworkMode::Default) => {
+            warnings.push(format!(
+                "{}: this container has none but loopback (as --network none)",
+                error.report()
+            ));
+            None
+        }
+        (found, _) => found.map_err(not_there)?,
+    };
+    let mut out = BTreeMap::new();
+    for (wanted, endpoint) in std::mem::take(&mut host.endpoints) {
+        let record = match wanted.as_str() {
+            // what clients send for the mode itself
+            "default" => first.clone(),
+            "none" | "host" => None,
+            name => Some(engine.networks.find(name).map_err(not_there)?),
+        };
+        if let Some(record) = record {
+            check_endpoint(&record, &endpoint)?;
+            out.insert(record.name.clone(), endpoint);
+        }
+    }
+    match &first {
+        Some(record) => drop(out.entry(record.name.clone()).or_default()),
+        None if !out.is_empty() => {
+            return Err(Error::invalid(
+                "conflicting options: an endpoint of a network with a network mode that has none",
+            ));
+        }
+        None => {}
+    }
+    let publishes = !host.ports.is_empty() || host.publish_all;
+    if publishes && host.network == NetworkMode::Host {
+        warnings.push("Published ports are discarded when using host network mode".to_owned());
+    } else if publishes && out.is_empty() {
+        return Err(Error::invalid(
+            "conflicting options: ports cannot be published (--publish, --publish-all) of a container without a network of its own",
+        ));
+    }
+    for port in &host.ports {
+        port.host_range()?;
+    }
+    Ok(out)
+}
+
+/// Clients take a create's "not found" for the image's, and fetch that.
+fn not_there(error: Error) -> Error {
+    match error.kind() {
+        ErrorKind::NotFound => Error::invalid(error.report()),
+        _ => error,
+    }
+}
+
+pub(crate) fn check_endpoint(
+    network: &NetworkRecord,
+    endpoint: &EndpointSpec,
+) -> Result<(), Error> {
+    for address in [endpoint.ipv4, endpoint.ipv6].into_iter().flatten() {
+        let inside = network.subnets.iter().any(|s| s.subnet.contains(address));
+        if !inside {
+            return Err(Error::invalid(format!(
+                "invalid endpoint settings: no configured subnet of network {} contains the address {address}",
+                network.name
+            )));
+        }
+    }
+    Ok(())
 }
 
 async fn store_record(
@@ -211,11 +286,6 @@ pub(crate) fn check(spec: &mut ContainerSpec, facts: &Facts) -> Result<Vec<Strin
 }
 
 fn check_modes(host: &HostSpec) -> Result<(), Error> {
-    if let NetworkMode::Named(name) = &host.network {
-        return Err(Error::unsupported(format!(
-            "--network {name}: networks are not built yet (use --network none or --network host)"
-        )));
-    }
     let pid_of = |flag: &str, mode: &NamespaceMode, allowed: &[&str]| {
         let word = match mode {
             NamespaceMode::Private => "private",

@@ -1,9 +1,19 @@
 //! /etc/hosts and /etc/resolv.conf of a container. Pure, but for the host's own files.
 
+use std::net::IpAddr;
+
+use crate::error::Error;
 use crate::model::{ContainerSpec, HostSpec, NetworkMode};
 
-/// source: Docker's file in a container without a network.
-pub(crate) fn hosts(spec: &ContainerSpec, hostname: &str) -> String {
+/// `addresses`: its own in its networks. `gateway`: what `host-gateway` of an extra host means.
+///
+/// source: Docker's file in a container.
+pub(crate) fn hosts(
+    spec: &ContainerSpec,
+    hostname: &str,
+    addresses: &[IpAddr],
+    gateway: Option<IpAddr>,
+) -> Result<String, Error> {
     let mut text = if spec.host.network == NetworkMode::Host {
         let mut host = std::fs::read_to_string("/etc/hosts").unwrap_or_default();
         if !host.is_empty() && !host.ends_with('\n') {
@@ -16,24 +26,60 @@ pub(crate) fn hosts(spec: &ContainerSpec, hostname: &str) -> String {
         } else {
             format!("{hostname}.{} {hostname}", spec.domainname)
         };
-        format!(
-            "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::\tip6-localnet\nff00::\tip6-mcastprefix\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n127.0.1.1\t{name}\n"
-        )
+        let mut text = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::\tip6-localnet\nff00::\tip6-mcastprefix\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n".to_owned();
+        if addresses.is_empty() {
+            text.push_str(&format!("127.0.1.1\t{name}\n"));
+        }
+        for address in addresses {
+            text.push_str(&format!("{address}\t{name}\n"));
+        }
+        text
     };
     for extra in &spec.host.extra_hosts {
         // name:address; an address may hold colons itself
         if let Some((name, address)) = extra.split_once([':', '=']) {
-            let address = address.trim_start_matches('[').trim_end_matches(']');
+            let address = match address.trim_start_matches('[').trim_end_matches(']') {
+                "host-gateway" => gateway
+                    .map(|g| g.to_string())
+                    .ok_or_else(|| Error::invalid("--add-host host-gateway: this engine has no default network, whose gateway it would be"))?,
+                address => address.to_owned(),
+            };
             text.push_str(&format!("{address}\t{name}\n"));
         }
     }
-    text
+    Ok(text)
 }
 
-/// The host's, with what the user gave in its place.
-pub(crate) fn resolv_conf(host: &HostSpec) -> String {
-    let own = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+/// Where systemd's resolver keeps what it forwards to.
+const RESOLVED: &str = "/run/systemd/resolve/resolv.conf";
+
+/// The host's, with what the user gave in its place. From a network of its own (`own_network`) a
+/// container does not reach a server at the host's loopback: those are left out, and where there is
+/// no other, those are taken that systemd's resolver asks.
+pub(crate) fn resolv_conf(host: &HostSpec, own_network: bool) -> String {
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let mut own = read("/etc/resolv.conf");
+    if own_network {
+        own = without_loopback(&own);
+        if !own.lines().any(|l| l.starts_with("nameserver")) {
+            let servers = without_loopback(&read(RESOLVED));
+            let servers = servers.lines().filter(|l| l.starts_with("nameserver"));
+            own.extend(servers.flat_map(|l| [l, "\n"]));
+        }
+    }
     merged_resolv_conf(&own, host)
+}
+
+fn without_loopback(text: &str) -> String {
+    let is_reached = |line: &&str| {
+        let mut words = line.split_whitespace();
+        let server = (words.next() == Some("nameserver"))
+            .then(|| words.next()?.parse::<IpAddr>().ok())
+            .flatten();
+        server.is_none_or(|s| !s.is_loopback())
+    };
+    let lines = text.lines().filter(is_reached);
+    lines.flat_map(|l| [l, "\n"]).collect()
 }
 
 fn merged_resolv_conf(own: &str, host: &HostSpec) -> String {
@@ -94,10 +140,33 @@ mod tests {
     fn extra_hosts_come_last() {
         let mut spec = ContainerSpec::default();
         spec.host.extra_hosts = vec!["db:2001:db8::1".to_owned(), "web=192.0.2.7".to_owned()];
-        let text = hosts(&spec, "abc");
+        let text = hosts(&spec, "abc", &[], None).unwrap();
         assert!(
             text.ends_with("127.0.1.1\tabc\n2001:db8::1\tdb\n192.0.2.7\tweb\n"),
             "{text}"
+        );
+    }
+
+    #[test]
+    fn its_own_addresses_and_the_hosts() {
+        let mut spec = ContainerSpec::default();
+        spec.host.extra_hosts = vec!["up:host-gateway".to_owned()];
+        let own = ["172.17.0.2".parse().unwrap(), "fd00::2".parse().unwrap()];
+        let text = hosts(&spec, "abc", &own, "172.17.0.1".parse().ok()).unwrap();
+        assert!(
+            text.ends_with("ip6-allrouters\n172.17.0.2\tabc\nfd00::2\tabc\n172.17.0.1\tup\n"),
+            "{text}"
+        );
+        assert!(hosts(&spec, "abc", &own, None).is_err());
+    }
+
+    #[test]
+    fn servers_at_the_hosts_loopback_are_left_out() {
+        let text =
+            "nameserver 127.0.0.53\nsearch example.org\nnameserver 192.0.2.1\nnameserver ::1\n";
+        assert_eq!(
+            without_loopback(text),
+            "search example.org\nnameserver 192.0.2.1\n"
         );
     }
 }

@@ -39,6 +39,7 @@ pub(crate) struct Inner {
     pub(crate) images: ArcSwap<Vec<ImageView>>,
     /// Likewise, by name.
     pub(crate) volumes: ArcSwap<Vec<VolumeView>>,
+    pub(crate) networks: crate::networks::Networks,
     pub(crate) events: EventLog,
     pub(crate) execs: Execs,
     pub(crate) budget: Budget,

@@ -13,6 +13,7 @@ mod inner;
 mod logs;
 pub mod model;
 mod names;
+mod networks;
 mod ocispec;
 pub mod pipe;
 mod procfs;
@@ -39,6 +40,7 @@ use tokio::net::UnixStream;
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 pub use error::Error;
+pub use networks::{EndpointState, Membership, NetworkRecord, NetworkView, Subnet};
 pub use start::StartError;
 pub use views::*;
 
@@ -178,6 +180,7 @@ impl Engine {
             containers: self.inner.containers.views(),
             images: self.inner.images.load_full(),
             volumes: self.inner.volumes.load_full(),
+            networks: self.inner.networks.views(),
         })
     }
 
@@ -529,6 +532,53 @@ impl Engine {
     /// `dangling=false` removes all that no container uses.
     pub async fn prune_images(&self, filters: &Filters) -> Result<Pruned, Error> {
         images::prune(&self.inner, filters).await
+    }
+}
+
+/// Networks. `network` is a name, an id, or an unambiguous prefix of an id.
+impl Engine {
+    /// # Errors
+    /// `NotFound`, or `InvalidArgument` when a prefix is ambiguous.
+    pub fn network(&self, network: &str) -> Result<NetworkView, Error> {
+        let id = self.inner.networks.find(network)?.id.clone();
+        let views = self.inner.networks.views();
+        let found = views.iter().find(|v| v.record.id == id);
+        found
+            .cloned()
+            .ok_or_else(|| Error::not_found(format!("network {network} not found")))
+    }
+
+    /// Whether a container that names no network gets one.
+    #[must_use]
+    pub fn has_default_network(&self) -> bool {
+        self.inner.networks.has_default()
+    }
+
+    /// Answers its id.
+    pub async fn create_network(&self, spec: NetworkSpec) -> Result<String, Error> {
+        networks::create(&self.inner, spec).await
+    }
+
+    pub async fn remove_network(&self, network: &str) -> Result<(), Error> {
+        networks::remove(&self.inner, network).await
+    }
+
+    /// `label`, `label!`, `until`. Answers names.
+    pub async fn prune_networks(&self, filters: &Filters) -> Result<Vec<String>, Error> {
+        networks::prune(&self.inner, filters).await
+    }
+
+    pub async fn connect(
+        &self,
+        network: &str,
+        container: &str,
+        spec: model::EndpointSpec,
+    ) -> Result<(), Error> {
+        networks::connect(&self.inner, network, container, spec).await
+    }
+
+    pub async fn disconnect(&self, network: &str, container: &str) -> Result<(), Error> {
+        networks::disconnect(&self.inner, network, container).await
     }
 }
 

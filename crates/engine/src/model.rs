@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+pub use net::{Mac, Prefix, Protocol, Publication};
 use serde::{Deserialize, Serialize};
 
 /// What the user asked for. Never changed after create, except by rename and update.
@@ -77,12 +78,75 @@ pub struct HostSpec {
     pub annotations: BTreeMap<String, String>,
     /// Of the terminal at start: height, width; 0: the client resizes.
     pub console_size: [u32; 2],
+    pub ports: Vec<PortSpec>,
+    /// All exposed ports, each at any that is free.
+    pub publish_all: bool,
+    /// By name or id of the network.
+    pub endpoints: BTreeMap<String, EndpointSpec>,
+}
+
+/// A port that is asked to be published.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortSpec {
+    pub container: u16,
+    pub protocol: net::Protocol,
+    /// Empty: all addresses of the host.
+    pub host_ip: String,
+    /// `8080`, a range of which one is taken (`8000-8010`), or empty: any.
+    pub host_port: String,
+}
+
+impl PortSpec {
+    /// `80/tcp`, as exposed ports are written.
+    #[must_use]
+    pub fn exposed(text: &str) -> Option<Self> {
+        let (port, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
+        Some(Self {
+            container: port.parse().ok().filter(|p| *p != 0)?,
+            protocol: match protocol {
+                "tcp" => net::Protocol::Tcp,
+                "udp" => net::Protocol::Udp,
+                "sctp" => net::Protocol::Sctp,
+                _ => return None,
+            },
+            host_ip: String::new(),
+            host_port: String::new(),
+        })
+    }
+
+    /// The first and the last that will do; 0: any.
+    pub(crate) fn host_range(&self) -> Result<(u16, u16), crate::Error> {
+        let wrong = || crate::Error::invalid(format!("invalid hostPort: {}", self.host_port));
+        let text = &self.host_port;
+        if text.is_empty() {
+            return Ok((0, 0));
+        }
+        let (low, high) = text.split_once('-').unwrap_or((text, text));
+        let number = |t: &str| t.trim().parse::<u16>().map_err(|_| wrong());
+        let (low, high) = (number(low)?, number(high)?);
+        if low > high {
+            return Err(wrong());
+        }
+        Ok((low, high))
+    }
+}
+
+/// What is asked of a container's place in a network.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct EndpointSpec {
+    pub ipv4: Option<std::net::IpAddr>,
+    pub ipv6: Option<std::net::IpAddr>,
+    pub mac: Option<net::Mac>,
+    pub aliases: Vec<String>,
+    /// Of several networks, the one with the highest leads out.
+    pub gw_priority: i64,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase", tag = "mode", content = "name")]
 pub enum NetworkMode {
-    /// What an unqualified `run` gets. Until bridge networks land it is as `None`, with a warning.
+    /// What an unqualified `run` gets: the default network where there is one, else as `None`.
     #[default]
     Default,
     None,
@@ -257,6 +321,9 @@ pub struct ContainerRecord {
     /// Stopped by a user: `unless-stopped` and `always` obey it differently.
     #[serde(default)]
     pub stopped_by_user: bool,
+    /// By name of the network: what it is in whenever it runs. Changed by connect and disconnect.
+    #[serde(default)]
+    pub networks: BTreeMap<String, EndpointSpec>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]

@@ -92,6 +92,8 @@ pub(crate) struct SpecInput<'a> {
     pub(crate) security: &'a SecurityOptions,
     pub(crate) devices: &'a [HostDevice],
     pub(crate) joined: JoinedPids,
+    /// Its network namespace is made already: the first descriptor that is passed.
+    pub(crate) own_network: bool,
     pub(crate) cgroup_path: &'a Path,
     /// Docker's default of the cgroup namespace: its own on version 2, the host's on version 1.
     pub(crate) cgroup_v2: bool,
@@ -525,7 +527,11 @@ fn namespaces(input: &SpecInput<'_>) -> Vec<LinuxNamespace> {
     let of = |pid: Option<i32>, file: &str| pid.map(|p| format!("/proc/{p}/ns/{file}"));
     add(LinuxNamespaceType::Mount, None);
     if host.network != NetworkMode::Host {
-        add(LinuxNamespaceType::Network, of(input.joined.net, "net"));
+        let made = input.own_network.then(|| "fd:0".to_owned());
+        add(
+            LinuxNamespaceType::Network,
+            made.or_else(|| of(input.joined.net, "net")),
+        );
     }
     if host.uts_mode != NamespaceMode::Host {
         add(LinuxNamespaceType::Uts, None);
@@ -664,7 +670,7 @@ fn parse_rule(text: &str) -> Result<LinuxDeviceCgroup, Error> {
 fn sysctls(input: &SpecInput<'_>) -> HashMap<String, String> {
     let host = &input.record.spec.host;
     let mut all = HashMap::new();
-    if matches!(host.network, NetworkMode::Default | NetworkMode::None) {
+    if !matches!(host.network, NetworkMode::Host | NetworkMode::Container(_)) {
         all.insert(
             "net.ipv4.ip_unprivileged_port_start".to_owned(),
             "0".to_owned(),
@@ -822,6 +828,7 @@ mod tests {
             security: &security,
             devices: used,
             joined,
+            own_network: false,
             cgroup_path: Path::new("/plimsoll-00000000/x"),
             cgroup_v2: false,
             block_devices: &BTreeMap::from([("/dev/sda".to_owned(), (8, 0))]),

@@ -28,6 +28,7 @@ use crate::container::{self, Found};
 use crate::error::Error;
 use crate::inner::Inner;
 use crate::model::{ContainerRecord, ContainerSpec, Phase, RecordedState};
+use crate::networks;
 use crate::registry::Entry;
 
 /// Shims talked to at the same time.
@@ -122,6 +123,7 @@ fn stand_in(id: &str, name: &str) -> ContainerRecord {
         },
         restart_count: 0,
         stopped_by_user: false,
+        networks: std::collections::BTreeMap::new(),
     }
 }
 
@@ -232,6 +234,7 @@ async fn sweep(engine: Arc<Inner>, known: BTreeSet<String>) {
         Ok(strange) => {
             for id in strange {
                 end_strange(&engine.shim_dir(&id)).await;
+                networks::detach(&engine, &id).await;
             }
         }
         Err(error) => tracing::warn!(error = %error.report(), "stray run directories stay"),

@@ -15,6 +15,7 @@ use crate::container::Execs;
 use crate::error::Error;
 use crate::events::EventLog;
 use crate::inner::Inner;
+use crate::networks::{self, Networks};
 use crate::reconcile;
 use crate::registry::Registry;
 use crate::restart::Budget;
@@ -119,6 +120,7 @@ pub(crate) async fn start(config: EngineConfig) -> Result<Engine, StartError> {
         instance: runtime::cgroup::instance_name(&config.exec_root),
         systemd,
         events: EventLog::open(&config.data_root),
+        networks: Networks::new(&config.exec_root, config.bridge.clone()),
         warnings: warnings(&config, &report),
         driver_reason: report.driver_reason.clone(),
         store: Arc::new(store),
@@ -145,6 +147,7 @@ pub(crate) async fn start(config: EngineConfig) -> Result<Engine, StartError> {
     let (alive, gone) = mpsc::channel(1);
     *inner.alive.lock().unwrap_or_else(PoisonError::into_inner) = Some(alive);
     *inner.gone.lock().unwrap_or_else(PoisonError::into_inner) = Some(gone);
+    networks::start(&inner).await;
     reconcile::run(&inner)
         .await
         .map_err(|source| StartError::Reconcile { source })?;

@@ -17,5 +17,6 @@ pub(crate) fn record() -> ContainerRecord {
         state: RecordedState::default(),
         restart_count: 0,
         stopped_by_user: false,
+        networks: Default::default(),
     }
 }

@@ -25,6 +25,8 @@ pub struct EngineConfig {
     pub spawner: Option<PathBuf>,
     pub debug: bool,
     pub cgroup_driver: CgroupDriver,
+    /// Interface of the default network; absent: there is none.
+    pub bridge: Option<String>,
 }
 
 /// Who makes the containers' cgroups.
@@ -37,6 +39,27 @@ pub enum CgroupDriver {
     Systemd,
 }
 
+/// A network that is asked for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NetworkSpec {
+    pub name: String,
+    pub internal: bool,
+    pub attachable: bool,
+    pub ipv6: bool,
+    /// Of a family that is not named, one is chosen.
+    pub subnets: Vec<SubnetSpec>,
+    pub options: BTreeMap<String, String>,
+    pub labels: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SubnetSpec {
+    pub subnet: net::Prefix,
+    /// What is given to containers that do not ask for an address.
+    pub range: Option<net::Prefix>,
+    pub gateway: Option<std::net::IpAddr>,
+}
+
 /// All that is visible, at one instant. Cheap to take and never waits.
 #[derive(Debug, Clone, Default)]
 pub struct Snapshot {
@@ -46,6 +69,8 @@ pub struct Snapshot {
     pub images: Arc<Vec<ImageView>>,
     /// By name.
     pub volumes: Arc<Vec<VolumeView>>,
+    /// By name.
+    pub networks: Arc<Vec<crate::networks::NetworkView>>,
 }
 
 /// A container as readers see it.
@@ -68,6 +93,8 @@ pub struct ContainerView {
     pub paths: ContainerPaths,
     /// The image's name as it was given at create, in its familiar form.
     pub image_name: String,
+    /// Its place in its networks, where it runs.
+    pub membership: Option<Arc<crate::networks::Membership>>,
 }
 
 impl ContainerView {

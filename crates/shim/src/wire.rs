@@ -18,7 +18,8 @@ use crate::launch::{AttachOptions, ExecLaunch, ExecStatus, Launch, LogPlan, Phas
 pub(crate) const MAX_MESSAGE: usize = 32 << 10;
 
 pub(crate) mod kind {
-    /// Descriptors: plan, control, root if `ROOT` is there, then one per `ATTACH` field.
+    /// Descriptors: plan, control, root if `ROOT` is there, one per `ATTACH` field, as many as `HELD`
+    /// says.
     pub(crate) const LAUNCH: u16 = 0x01;
 
     /// The shim exists. Descriptor: its pidfd.
@@ -96,6 +97,9 @@ pub(crate) mod tag {
     pub(crate) const LOG_INODE: u16 = 36;
     pub(crate) const LOG_OFFSET: u16 = 37;
     pub(crate) const AFTER_LOG: u16 = 38;
+    /// How many descriptors come along that are kept open as long as the shim lives, and that the
+    /// plan may name by their index.
+    pub(crate) const HELD: u16 = 39;
 }
 
 /// Not a message of ours.

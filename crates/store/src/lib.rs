@@ -43,6 +43,7 @@ mod layers;
 mod leases;
 mod manifest;
 mod meta;
+mod networks;
 mod pipe;
 pub mod progress;
 mod reconcile;
@@ -69,6 +70,7 @@ pub use images::{
 };
 pub use leases::{Lease, Resource};
 pub use meta::MetaError;
+pub use networks::{NetworkError, NetworkRow};
 pub use reserve::AdmitError;
 pub use trash::Unreaped;
 pub use usage::DiskUsage;
@@ -479,6 +481,7 @@ const TREE: &[(&str, u32)] = &[
     ("targets/proc", 0o755),
     ("targets/sys", 0o755),
     ("volumes", 0o701),
+    ("networks", 0o700),
     ("trash", 0o700),
     ("trash/reap", 0o700),
     ("trash/volumes", 0o700),

@@ -196,7 +196,8 @@ impl From<MetaError> for MetaOpenError {
 }
 
 /// Of the tables below. Raised by one with each change; see the module's header.
-const SCHEMA_VERSION: i64 = 1;
+/// 2: networks.
+const SCHEMA_VERSION: i64 = 2;
 /// The oldest version that can use what we write.
 const READABLE_FROM: i64 = 1;
 /// Names of incompatible features this version knows.
@@ -211,6 +212,7 @@ const SCHEMAS: &[&str] = &[
     crate::containers::SCHEMA,
     crate::images::SCHEMA,
     crate::volumes::SCHEMA,
+    crate::networks::SCHEMA,
 ];
 
 impl Meta {

@@ -105,6 +105,7 @@ fn rebuild(
         crate::volumes::adopt_trashed,
     )?;
     take_in("image", "images", true, crate::images::records::adopt)?;
+    take_in("network", "networks", true, crate::networks::adopt)?;
     take_in("container", "containers", true, crate::containers::adopt)?;
     Ok(found)
 }
@@ -141,6 +142,7 @@ impl Store {
         }
         self.reconcile_containers(report)?;
         self.reconcile_volumes(report)?;
+        self.reconcile_networks()?;
         self.queue().add(|p| {
             p.reap = true;
             p.gc = true;
@@ -302,7 +304,7 @@ impl Store {
     }
 }
 
-fn column(db: &Connection, sql: &str) -> Result<BTreeSet<String>, MetaError> {
+pub(crate) fn column(db: &Connection, sql: &str) -> Result<BTreeSet<String>, MetaError> {
     Ok(db
         .prepare(sql)?
         .query_map([], |r| r.get(0))?

@@ -10,8 +10,8 @@ use rustix::net::{
     SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
 };
 
-/// The most descriptors in one message (the kernel's SCM_MAX_FD is 253).
-pub const MAX_FDS: usize = 64;
+/// The most descriptors in one message: the kernel's SCM_MAX_FD.
+pub const MAX_FDS: usize = 253;
 
 /// A connected pair that keeps message boundaries, close-on-exec.
 ///

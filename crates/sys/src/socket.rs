@@ -1,4 +1,4 @@
-//! What rustix does not tell of sockets.
+//! What rustix does not tell of sockets, and options of netlink sockets it does not know.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
@@ -17,6 +17,33 @@ pub fn unread_by_peer(socket: &impl AsFd) -> io::Result<usize> {
         return Err(io::Error::last_os_error());
     }
     Ok(usize::try_from(bytes).unwrap_or(0))
+}
+
+/// Asks a netlink socket for the kernel's own words about a request it refuses, and for answers
+/// that do not repeat the request.
+///
+/// # Errors
+/// When it is no netlink socket.
+pub fn explain_refusals(socket: &impl AsFd) -> io::Result<()> {
+    for option in [libc::NETLINK_EXT_ACK, libc::NETLINK_CAP_ACK] {
+        let on: libc::c_int = 1;
+        let length = libc::socklen_t::try_from(size_of_val(&on)).unwrap_or(4);
+        // SAFETY: the kernel reads `length` bytes of a live int of ours; the descriptor is borrowed
+        // for the call.
+        let done = unsafe {
+            libc::setsockopt(
+                socket.as_fd().as_raw_fd(),
+                libc::SOL_NETLINK,
+                option,
+                (&raw const on).cast(),
+                length,
+            )
+        };
+        if done == -1 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

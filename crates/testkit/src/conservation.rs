@@ -46,7 +46,12 @@ impl Snapshot {
             "mounts of the host",
             procfs::mounts("self").into_iter().filter(mine).collect(),
         );
-        parts.insert("network links", names(Path::new("/sys/class/net")));
+        let links = if instance.is_networked() {
+            instance.network_objects()
+        } else {
+            names(Path::new("/sys/class/net"))
+        };
+        parts.insert("network links", links);
         parts.insert("cgroups", cgroups(&instance.cgroup_name()));
         let processes = instance.processes();
         parts.insert("processes", processes.iter().map(label).collect());

@@ -139,7 +139,11 @@ fn begin(instance: &Instance) {
 }
 
 fn fresh(template: &Instance) -> Instance {
-    let instance = Instance::prepared();
+    let instance = if template.is_networked() {
+        Instance::prepared_networked()
+    } else {
+        Instance::prepared()
+    };
     instance.copy_data_from(&template.data_root());
     instance
 }

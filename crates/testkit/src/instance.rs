@@ -11,6 +11,7 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
@@ -35,6 +36,8 @@ pub struct Instance {
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
     child: Option<Child>,
+    /// The host it runs on, where that is not this machine's.
+    network: Option<Arc<net::Namespace>>,
 }
 
 /// The program under test: `PLIMSOLL_BIN`, else beside the test in cargo's target directory.
@@ -134,7 +137,86 @@ impl Instance {
             arguments: Vec::new(),
             environment: Vec::new(),
             child: None,
+            network: None,
         }
+    }
+
+    /// As [`Instance::prepared`], on a host of its own: a network namespace, in which it has a default
+    /// network. Nothing of this machine's network is touched.
+    ///
+    /// # Panics
+    /// As [`Instance::prepared`].
+    #[must_use]
+    #[track_caller]
+    pub fn prepared_networked() -> Self {
+        let host = net::Namespace::create().expect("a network namespace");
+        let lo = net::host::connect(&net::Instance::new("testkit"), &host, &[]);
+        lo.expect("loopback can be brought up");
+        let mut instance = Self::prepared();
+        instance.network = Some(Arc::new(host));
+        instance.inside(|| {
+            std::fs::write("/proc/sys/net/ipv4/ip_forward", "0").expect("a setting of ours");
+        });
+        instance
+    }
+
+    /// Starts an engine with a default network and [`BUSYBOX`], on a host of its own.
+    ///
+    /// # Panics
+    /// When it doesn't come up or can't load the image.
+    #[must_use]
+    #[track_caller]
+    pub fn networked() -> Self {
+        let mut instance = Self::prepared_networked();
+        instance.start();
+        instance.load(&Image::busybox().expect("busybox makes an image"));
+        instance
+    }
+
+    /// A second engine on the same host.
+    ///
+    /// # Panics
+    /// As [`Instance::prepared`].
+    #[must_use]
+    #[track_caller]
+    pub fn beside(other: &Self) -> Self {
+        let mut instance = Self::prepared();
+        instance.network.clone_from(&other.network);
+        instance
+    }
+
+    #[must_use]
+    pub fn is_networked(&self) -> bool {
+        self.network.is_some()
+    }
+
+    /// Runs something on the host that the engine runs on.
+    ///
+    /// # Panics
+    /// When its namespace cannot be entered.
+    pub fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        use std::os::fd::AsFd;
+        let Some(network) = &self.network else {
+            return work();
+        };
+        let done = net::netns::inside(network.as_fd(), || {
+            Ok::<T, net::netns::NamespaceError>(work())
+        });
+        done.expect("a namespace of ours can be entered")
+    }
+
+    /// Links, and elements of the engine's table, of the host it runs on.
+    pub(crate) fn network_objects(&self) -> Vec<String> {
+        self.inside(|| {
+            let socket = net::socket::Socket::route().expect("netlink");
+            let links = socket.links().expect("links can be listed");
+            let mut all: Vec<String> = links.into_iter().map(|l| l.name).collect();
+            let name = net::Instance::new(&self.exec_root().to_string_lossy()).table();
+            let table = net::Table::new(&name, false).observe();
+            let elements = table.expect("nftables can be read").unwrap_or_default();
+            all.extend(elements.iter().map(|e| format!("element {e}")));
+            all
+        })
     }
 
     /// Further flags of `plimsoll daemon`, from the next start on.
@@ -221,9 +303,17 @@ impl Instance {
             .append(true)
             .open(self.path().join("daemon.log"))
             .expect("room for a log");
-        let child = command(&self.program)
-            .arg("daemon")
-            .args(["--host", &self.host(), "--bridge", "none"])
+        let mut daemon = command(&self.program);
+        let bridge = if self.is_networked() {
+            "plimsoll0"
+        } else {
+            "none"
+        };
+        daemon.arg("daemon").args(["--host", &self.host()]);
+        if !self.arguments.iter().any(|a| a == "--bridge") {
+            daemon.args(["--bridge", bridge]);
+        }
+        daemon
             .args(["--log-level", self.log_level])
             .arg("--data-root")
             .arg(self.data_root())
@@ -239,10 +329,9 @@ impl Instance {
             .envs(self.environment.iter().map(|(k, v)| (k, v)))
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a free descriptor"))
-            .stderr(log)
-            .spawn()
-            .expect("plimsoll can be executed");
-        self.child = Some(child);
+            .stderr(log);
+        let child = self.inside(move || daemon.spawn());
+        self.child = Some(child.expect("plimsoll can be executed"));
     }
 
     /// # Panics

@@ -8,7 +8,7 @@ use crate::setup::{self, Need};
 use crate::tidy;
 
 /// What tests run besides our own programs.
-const NEEDS: [Need; 10] = [
+const NEEDS: [Need; 11] = [
     ("busybox", "busybox-static"),
     ("docker", "docker.io"),
     ("mkfs.ext4", "e2fsprogs"),
@@ -19,6 +19,7 @@ const NEEDS: [Need; 10] = [
     ("mmdebstrap", "mmdebstrap"),
     ("xz", "xz-utils"),
     ("strip", "binutils"),
+    ("nft", "nftables"),
 ];
 
 struct Stage {

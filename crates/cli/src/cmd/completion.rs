@@ -182,6 +182,7 @@ fn offers(context: &Context, command: &dyn Command) -> Vec<(String, String)> {
         Offer::RunningContainers => containers(context, false),
         Offer::Images => images(context),
         Offer::Volumes => volumes(context),
+        Offer::Networks => networks(context),
         Offer::TrashedVolumes => {
             let list: Vec<TrashedVolume> = context
                 .client
@@ -234,6 +235,13 @@ fn volumes(context: &Context) -> Vec<(String, String)> {
         .volumes
         .into_iter()
         .map(|v| (v.name, "volume".to_owned()))
+        .collect()
+}
+
+fn networks(context: &Context) -> Vec<(String, String)> {
+    let list: Vec<api::network::Network> = context.client.get_json("/networks").unwrap_or_default();
+    list.into_iter()
+        .map(|n| (n.name, "network".to_owned()))
         .collect()
 }
 

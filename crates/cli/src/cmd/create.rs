@@ -9,6 +9,9 @@ use api::container::{
     ThrottleDevice, Ulimit, WeightDevice,
 };
 
+use api::network::{EndpointSettings, NetworkingConfig, PortBinding};
+
+use super::networks;
 use crate::flags::{Flag, Groups, go_int, go_uint, refused, switch, value};
 use crate::http::{Body, HttpError, Query};
 use crate::mounts;
@@ -28,6 +31,10 @@ pub(crate) struct CreateOptions {
     labels: Vec<String>,
     label_files: Vec<PathBuf>,
     volumes: Vec<String>,
+    networks: Vec<(String, EndpointSettings)>,
+    /// Of `--ip` and its like: of the first network.
+    endpoint: EndpointSettings,
+    publish: Vec<Vec<(String, PortBinding)>>,
     entrypoint: Option<String>,
     security: Vec<String>,
     cidfile: Option<PathBuf>,
@@ -52,6 +59,9 @@ impl Default for CreateOptions {
             labels: Vec::new(),
             label_files: Vec::new(),
             volumes: Vec::new(),
+            networks: Vec::new(),
+            endpoint: EndpointSettings::default(),
+            publish: Vec::new(),
             entrypoint: None,
             security: Vec::new(),
             cidfile: None,
@@ -78,7 +88,7 @@ fn insert(map: &mut Option<BTreeMap<String, String>>, text: &str) -> Result<(), 
     Ok(())
 }
 
-const NETWORK: &str = "networks and ports come later; --network none and host work";
+const NAMES: &str = "names in a network come later; containers reach each other by address, and --add-host gives names";
 const REGISTRY: &str = "there is no registry client yet; bring images with capture, import or load";
 const HEALTH: &str = "health checks come later";
 const WINDOWS: &str = "it is for Windows containers";
@@ -153,7 +163,12 @@ const HOST_FLAGS: &[Flag<O>] = &[
     switch("privileged", None, |o, v| o.host.privileged = v, "Give the container the host's privileges"),
     value("device", None, "list", device, "Give the container a device (host[:container[:rwm]])"),
     value("device-cgroup-rule", None, "list", |o, v| push(&mut o.host.resources.device_cgroup_rules, v.to_owned()), "Allow a class of devices (c 42:* rmw)"),
-    value("network", None, "network", network, "Network: none, host or container:NAME"),
+    value("network", None, "network", network, "Network: a name, none, host or container:NAME; several times for several"),
+    value("publish", Some('p'), "list", |o, v| add(&mut o.publish, networks::publish(v)), "Publish a port at the host ([[ip:][port]:]port[/protocol])"),
+    switch("publish-all", Some('P'), |o, v| o.host.publish_all_ports = v, "Publish all exposed ports at any free ports of the host"),
+    value("ip", None, "ip", |o, v| text(&mut networks::asked(&mut o.endpoint).ipv4_address, v), "Address of IPv4 in the network"),
+    value("ip6", None, "ip", |o, v| text(&mut networks::asked(&mut o.endpoint).ipv6_address, v), "Address of IPv6 in the network"),
+    value("mac-address", None, "string", |o, v| text(&mut o.endpoint.mac_address, v), "Hardware address in the network"),
     value("net", None, "network", network, ""),
     value("sysctl", None, "map", |o, v| insert(&mut o.host.sysctls, v), "Set a kernel parameter of the container's namespaces"),
     value("userns", None, "string", |o, v| text(&mut o.host.userns_mode, v), "User namespace to use"),
@@ -170,15 +185,10 @@ const HOST_FLAGS: &[Flag<O>] = &[
 ];
 
 const REFUSED_FLAGS: &[Flag<O>] = &[
-    refused("publish", Some('p'), NETWORK),
-    refused("publish-all", Some('P'), NETWORK),
-    refused("link", None, NETWORK),
-    refused("link-local-ip", None, NETWORK),
-    refused("ip", None, NETWORK),
-    refused("ip6", None, NETWORK),
-    refused("mac-address", None, NETWORK),
-    refused("network-alias", None, NETWORK),
-    refused("net-alias", None, NETWORK),
+    refused("link", None, NAMES),
+    refused("link-local-ip", None, "it comes later"),
+    refused("network-alias", None, NAMES),
+    refused("net-alias", None, NAMES),
     refused("volumes-from", None, "name the volumes with -v"),
     refused("health-cmd", None, HEALTH),
     refused("health-interval", None, HEALTH),
@@ -326,21 +336,37 @@ fn attach(o: &mut O, stream: &str) -> Result<(), String> {
 }
 
 fn network(o: &mut O, text: &str) -> Result<(), String> {
-    if !text.contains('=') {
-        text.clone_into(&mut o.host.network_mode);
-        return Ok(());
+    let (name, settings) = if text.contains('=') {
+        networks::endpoint(text)?
+    } else {
+        (text.to_owned(), EndpointSettings::default())
+    };
+    if o.networks.iter().any(|(n, _)| *n == name) {
+        return Err(format!("network {name:?} is specified multiple times"));
     }
-    for field in parse::csv(text)? {
-        match field.split_once('=') {
-            Some(("name", name)) => name.clone_into(&mut o.host.network_mode),
-            _ => {
-                return Err(format!(
-                    "'{field}' is not supported by this version: {NETWORK}"
-                ));
-            }
-        }
-    }
+    o.networks.push((name, settings));
     Ok(())
+}
+
+/// The first network is the mode; flags of their own belong to it.
+fn endpoints(o: &mut O) -> Result<NetworkingConfig, String> {
+    let mut list = std::mem::take(&mut o.networks);
+    if list.is_empty() {
+        list.push(("default".to_owned(), EndpointSettings::default()));
+    }
+    let own = std::mem::take(&mut o.endpoint);
+    if own != EndpointSettings::default() {
+        if list.len() > 1 || list[0].1 != EndpointSettings::default() {
+            return Err("conflicting options: --ip, --ip6 and --mac-address belong to one network; write them as fields of --network".to_owned());
+        }
+        list[0].1 = own;
+    }
+    list[0].0.clone_into(&mut o.host.network_mode);
+    let plain = list.len() == 1 && list[0].1 == EndpointSettings::default();
+    let map = (!plain).then(|| list.into_iter().collect());
+    Ok(NetworkingConfig {
+        endpoints_config: map,
+    })
 }
 
 fn pull(text: &str) -> Result<(), String> {
@@ -446,14 +472,18 @@ fn assemble(o: &mut O, operands: Vec<String>) -> Result<CreateRequest, String> {
     }
     security(o)?;
     policies(o)?;
-    if o.host.network_mode.is_empty() {
-        "default".clone_into(&mut o.host.network_mode);
+    let networking_config = endpoints(o)?;
+    for (port, binding) in std::mem::take(&mut o.publish).into_iter().flatten() {
+        let exposed = o.config.exposed_ports.get_or_insert_default();
+        exposed.insert(port.clone(), api::Empty {});
+        let places = o.host.port_bindings.get_or_insert_default().entry(port);
+        places.or_default().get_or_insert_default().push(binding);
     }
     streams(o);
     Ok(CreateRequest {
         config: o.config.clone(),
         host_config: o.host.clone(),
-        ..CreateRequest::default()
+        networking_config,
     })
 }
 
@@ -666,7 +696,8 @@ mod tests {
              --read-only --cap-add SYS_PTRACE --cap-drop ALL --security-opt no-new-privileges \
              --security-opt systempaths=unconfined --privileged --device /dev/fuse \
              --device-cgroup-rule c~1:*~r --init --stop-signal INT --stop-timeout 3 \
-             --log-driver none --log-opt a=b -l x=y --annotation n=m --network none \
+             --log-driver none --log-opt a=b -l x=y --annotation n=m --network mine --ip 10.1.2.3 --mac-address 02:42:0a:01:02:03 \
+             -p 127.0.0.1:8080:80 -p 53/udp -P \
              --sysctl net.a=1 --userns host --pid host --ipc none --uts host --cgroupns private \
              --add-host a:1.2.3.4 --dns 1.1.1.1 --dns-option o --dns-search s --expose 80-81/udp \
              i cmd -x"
@@ -706,8 +737,8 @@ mod tests {
                 "invalid argument \"foo\" for \"--mount\" flag: invalid field 'foo' must be a key=value pair",
             ),
             (
-                "-p 80:80 i",
-                "--publish is not supported by this version: networks and ports come later; --network none and host work",
+                "-p x:80 i",
+                "invalid argument \"x:80\" for \"-p, --publish\" flag: invalid hostPort: x",
             ),
             (
                 "--pull always i",

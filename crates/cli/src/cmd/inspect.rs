@@ -1,4 +1,4 @@
-//! `inspect`, of anything, of containers, of images, of volumes.
+//! `inspect`, of anything, of containers, of images, of volumes, of networks.
 
 use serde_json::Value;
 
@@ -41,11 +41,12 @@ pub(crate) static ANY: Verb<InspectOptions> = Verb {
     flags: &[&[
         value("format", Some('f'), "string", |o, v| { o.format = Some(v.to_owned()); Ok(()) }, FORMAT),
         switch("size", Some('s'), |o, v| o.size = v, "Sizes of a container's files too"),
-        value("type", None, "string", |o, v| { o.kind = Some(v.to_owned()); Ok(()) }, "Only objects of a type (container, image, volume)"),
+        value("type", None, "string", |o, v| { o.kind = Some(v.to_owned()); Ok(()) }, "Only objects of a type (container, image, volume, network)"),
     ]],
     run: |context, o, names| {
         let kinds: &[Kind] = match o.kind.as_deref() {
-            None => &[Kind::Container, Kind::Image, Kind::Volume],
+            None => &[Kind::Container, Kind::Image, Kind::Volume, Kind::Network],
+            Some("network") => &[Kind::Network],
             Some("container") => &[Kind::Container],
             Some("image") => &[Kind::Image],
             Some("volume") => &[Kind::Volume],
@@ -101,8 +102,19 @@ of!(
     FLAGS
 );
 
+of!(
+    NETWORK,
+    "network inspect",
+    "[OPTIONS] NETWORK [NETWORK...]",
+    "Display detailed information on one or more networks",
+    Network,
+    Networks,
+    FLAGS
+);
+
 #[derive(Debug, Clone, Copy)]
 enum Kind {
+    Network,
     Container,
     Image,
     Volume,
@@ -116,6 +128,7 @@ impl Kind {
                 .build(),
             Self::Image => format!("/images/{}/json", escape_path(name)),
             Self::Volume => format!("/volumes/{}", escape(name)),
+            Self::Network => format!("/networks/{}", escape(name)),
         }
     }
 }

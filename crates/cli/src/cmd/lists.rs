@@ -21,15 +21,15 @@ pub(crate) const FORMAT_HELP: &str = "json, a template, or `table TEMPLATE`";
 #[derive(Debug)]
 pub(crate) struct ListOptions {
     all: bool,
-    quiet: bool,
-    no_trunc: bool,
+    pub(crate) quiet: bool,
+    pub(crate) no_trunc: bool,
     size: bool,
     digests: bool,
     human: bool,
     trash: bool,
     last: i64,
-    format: Option<String>,
-    filters: api::Filters,
+    pub(crate) format: Option<String>,
+    pub(crate) filters: api::Filters,
 }
 
 impl Default for ListOptions {
@@ -49,7 +49,7 @@ impl Default for ListOptions {
     }
 }
 
-fn id_of(id: &str, full: bool) -> String {
+pub(crate) fn id_of(id: &str, full: bool) -> String {
     if full {
         id.to_owned()
     } else {

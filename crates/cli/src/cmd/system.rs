@@ -10,7 +10,7 @@ use super::containers::{self, PruneOptions, confirmed, filter, with_filters};
 use super::lists::{
     FORMAT_HELP, IMAGE_COLUMNS, PS_COLUMNS, VOLUME_COLUMNS, image_rows, ps_row, volume_row,
 };
-use super::{images, volumes};
+use super::{images, networks, volumes};
 use crate::flags::{switch, value};
 use crate::http::{API_VERSION, Body, HttpError, Query};
 use crate::human::{binary_size, size4};
@@ -275,6 +275,7 @@ fn prune(context: &Context, o: PruneOptions, _: Vec<String>) -> Outcome {
         text.push_str(&more);
         freed += bytes;
     }
+    text.push_str(&networks::prune(context, &o.filters)?);
     let (more, bytes) = images::prune(context, &mut o.filters.clone(), o.all)?;
     text.push_str(&more);
     freed += bytes;

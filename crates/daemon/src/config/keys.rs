@@ -109,7 +109,8 @@ const fn no_as(flag: &'static str, file: &'static str, kind: Kind) -> Key {
     }
 }
 
-const NETWORKS: &str = "bridge networks are not built yet: only false";
+const TABLE: &str = "the engine's own nftables table is always kept: only true";
+const FORWARD: &str = "without forwarding nothing reaches a container: only true";
 
 /// dockerd's flags and the keys of daemon.json.
 pub(super) const KEYS: &[Key] = &[
@@ -229,15 +230,30 @@ pub(super) const KEYS: &[Key] = &[
         short: Some("b"),
         file: None,
         kind: Kind::Text,
-        built: Built::Only(&["none"], "bridge networks are not built yet: only none"),
-        help: "",
+        built: Built::Yes,
+        help: "Interface of the default network (default plimsoll0); none: there is none",
     },
-    only("iptables", Kind::Bool, &["false"], NETWORKS),
-    only("ip6tables", Kind::Bool, &["false"], NETWORKS),
-    only("ip-forward", Kind::Bool, &["false"], NETWORKS),
-    only("ip-masq", Kind::Bool, &["false"], NETWORKS),
-    only("ipv6", Kind::Bool, &["false"], NETWORKS),
-    only("userland-proxy", Kind::Bool, &["false"], NETWORKS),
+    only("iptables", Kind::Bool, &["true"], TABLE),
+    only("ip6tables", Kind::Bool, &["true"], TABLE),
+    only("ip-forward", Kind::Bool, &["true"], FORWARD),
+    only(
+        "ip-masq",
+        Kind::Bool,
+        &["true"],
+        "is an option of a network (com.docker.network.bridge.enable_ip_masquerade): only true",
+    ),
+    only(
+        "ipv6",
+        Kind::Bool,
+        &["false"],
+        "the default network has no IPv6 yet (network create --ipv6 has): only false",
+    ),
+    only(
+        "userland-proxy",
+        Kind::Bool,
+        &["false"],
+        "no proxy is needed for a published port: only false",
+    ),
     only(
         "live-restore",
         Kind::Bool,

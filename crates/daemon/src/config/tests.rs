@@ -38,7 +38,7 @@ fn flags_of_an_instance() {
             "/e",
             "-D",
             "--bridge=none",
-            "--iptables=false",
+            "--iptables=true",
             "-lwarn",
         ],
     );
@@ -84,8 +84,8 @@ fn the_file_says_the_same_as_flags() {
 fn refusals_name_the_key() {
     let mut all = Vec::new();
     for (text, list) in [
-        ("{}", vec!["--bridge=docker0"]),
-        ("{}", vec!["--iptables"]),
+        ("{}", vec!["--bridge=a/b"]),
+        ("{}", vec!["--iptables=false"]),
         ("{}", vec!["--storage-driver=btrfs"]),
         ("{}", vec!["--registry-mirror", "https://x"]),
         ("{}", vec!["--nonsense"]),

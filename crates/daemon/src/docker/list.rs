@@ -148,11 +148,15 @@ impl<'a> ContainerFilter<'a> {
             && self.since.is_none_or(|t| created > t)
             && f.any("volume", |v| view.record.mounts.iter().any(|m| m.name == *v || m.destination == *v))
             && f.any("network", |n| {
-                inspect::endpoints(&view.record.spec.host.network).iter().any(|(name, e)| name == n || e.network_id == *n)
+                inspect::endpoints(view).iter().any(|(name, e)| name == n || e.network_id == *n)
             })
-            // no health checks, no published ports and no swarm yet: nothing has what these ask for
+            // no health checks and no swarm yet: nothing has what these ask for
             && f.any("health", |h| h == "none")
-            && !f.contains("publish")
+            && f.any("publish", |p| {
+                let (port, protocol) = p.split_once('/').unwrap_or((p, "tcp"));
+                let all = view.membership.iter().flat_map(|m| &m.ports);
+                all.into_iter().any(|x| x.protocol.name() == protocol && (x.port.to_string() == port || x.to.port().to_string() == port))
+            })
             && f.any("expose", |e| view.record.spec.exposed_ports.iter().any(|p| p == e || p.split('/').next() == Some(e)))
             && !self.is_task
     }

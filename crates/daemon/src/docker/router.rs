@@ -158,10 +158,10 @@ static ROUTES: LazyLock<Vec<Route>> = LazyLock::new(|| {
 
         GET "/networks" networks::list;
         GET "/networks/" networks::list;
-        POST "/networks/create" absent::networks;
+        POST "/networks/create" networks::create;
         POST "/networks/prune" networks::prune;
-        POST "/networks/{id}/connect" absent::networks;
-        POST "/networks/{id}/disconnect" absent::networks;
+        POST "/networks/{id}/connect" networks::connect;
+        POST "/networks/{id}/disconnect" networks::disconnect;
         GET "/networks/{id}" networks::inspect;
         DELETE "/networks/{id}" networks::remove;
 

@@ -111,7 +111,7 @@ pub(super) async fn info(call: Call) -> Answer {
         ),
         plugins: PluginsInfo {
             volume: words(&["local"]),
-            network: words(&["host", "null"]),
+            network: words(&["bridge", "host", "null"]),
             authorization: None,
             log: Some(engine.log_drivers),
         },

@@ -251,7 +251,7 @@ fn run_and_its_exit_codes() {
     );
     assert!(
         d.fails(125, &run("-p 80:80", "true"))
-            .contains("PortBindings")
+            .contains("ports cannot be published")
     );
     let said = d.run(&run(
         "--rm -e A=1 -w /tmp -u user -h box",

@@ -199,6 +199,7 @@ fn view_of(
         exec_ids,
         paths: paths(engine, record),
         image_name: record.spec.image.clone(),
+        membership: engine.networks.membership(&record.id),
         record: record.clone(),
     }
 }
@@ -313,6 +314,14 @@ impl Actor {
             Command::Attach { options, reply } => answer(reply, self.attach(&options)),
             Command::Live { unpaused, reply } => answer(reply, self.live(unpaused)),
             Command::ExecsChanged => self.publish(),
+            Command::Connect {
+                network,
+                spec,
+                reply,
+            } => answer(reply, self.connect(network, *spec).await),
+            Command::Disconnect { network, reply } => {
+                answer(reply, self.disconnect(&network).await);
+            }
         }
     }
 
@@ -668,6 +677,7 @@ impl Actor {
             self.previous = Some(run.live.shim);
         }
         self.end_execs();
+        self.leave_networks();
         if exit.oom_killed && !self.record.state.oom_killed {
             // the end came before the word of it
             self.emit("oom", &[]);
@@ -872,6 +882,10 @@ impl Actor {
 impl Actor {
     fn take_up(&mut self, found: Found) {
         self.mute = false;
+        // of the rest it is not known that they have ended
+        if matches!(found, Found::AtRest | Found::Ended(_) | Found::Lost { .. }) {
+            self.leave_networks();
+        }
         match found {
             Found::New => {}
             Found::AtRest => self.at_rest(),

@@ -13,6 +13,7 @@ use super::prepare::{Prepared, prepare};
 use crate::error::Error;
 use crate::inner::Inner;
 use crate::model::{ContainerRecord, ErrorKind, LogSpec};
+use crate::networks::{self, Sandbox};
 
 pub(super) const LOG_FILE: &str = "json.log";
 
@@ -74,18 +75,13 @@ pub(super) async fn launch(
             });
         }
     }
-    let joined = engine.joined_pids(&record)?;
-    let turn = root_turn(&engine, &record.id).await?;
-    let for_plan = record.clone();
-    let prepared = engine
-        .blocking("prepare the container's root and plan", move |inner| {
-            let prepared = prepare(inner, &for_plan, joined);
-            drop(turn);
-            prepared
-        })
-        .await?;
-    let (cgroup, spec) = (prepared.cgroup.clone(), prepared.spec.clone());
-    let (launched, shim) = run(&engine, &record, prepared, kept).await?;
+    let sandbox = networks::attach(&engine, &record).await?;
+    let has_network = sandbox.is_some();
+    let run = prepare_and_run(&engine, &record, sandbox, kept).await;
+    if run.is_err() && has_network {
+        networks::detach(&engine, &record.id).await;
+    }
+    let (launched, shim, cgroup, spec) = run?;
     // the shim's own word on when it started is what an adoption will hear, too
     let (durable, status) = tokio::join!(written, shim.status());
     let durable = durable.unwrap_or_else(|_| Err(Error::internal("the engine is shutting down")));
@@ -111,6 +107,31 @@ pub(super) async fn launch(
     }))
 }
 
+async fn prepare_and_run(
+    engine: &Arc<Inner>,
+    record: &Arc<ContainerRecord>,
+    sandbox: Option<Sandbox>,
+    kept: Vec<(shim::AttachOptions, OwnedFd)>,
+) -> Result<(Launched, Shim, Arc<Cgroup>, Arc<Spec>), StartFailure> {
+    let joined = engine.joined_pids(record)?;
+    let turn = root_turn(engine, &record.id).await?;
+    let for_plan = record.clone();
+    let (membership, held) = match sandbox {
+        Some(sandbox) => (Some(sandbox.membership), sandbox.held),
+        None => (None, Vec::new()),
+    };
+    let prepared = engine
+        .blocking("prepare the container's root and plan", move |inner| {
+            let prepared = prepare(inner, &for_plan, joined, membership.as_deref());
+            drop(turn);
+            prepared
+        })
+        .await?;
+    let (cgroup, spec) = (prepared.cgroup.clone(), prepared.spec.clone());
+    let (launched, shim) = run(engine, record, prepared, held, kept).await?;
+    Ok((launched, shim, cgroup, spec))
+}
+
 /// A copy into the container that is on holds the root mounted.
 async fn root_turn(
     engine: &Inner,
@@ -132,6 +153,7 @@ async fn run(
     engine: &Inner,
     record: &ContainerRecord,
     prepared: Prepared,
+    held: Vec<OwnedFd>,
     kept: Vec<(shim::AttachOptions, OwnedFd)>,
 ) -> Result<(Launched, Shim), StartFailure> {
     let dir = engine.store.container_dir(&record.id);
@@ -154,6 +176,7 @@ async fn run(
             &launch,
             &prepared.plan,
             prepared.root,
+            held,
             kept,
             LAUNCH_DEADLINE,
         )

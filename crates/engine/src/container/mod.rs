@@ -33,6 +33,7 @@ mod actor;
 mod attach;
 mod exec;
 mod launch;
+mod networks;
 mod prepare;
 mod remove;
 mod signal;
@@ -51,7 +52,7 @@ pub(crate) use launch::log_plan;
 pub(crate) use prepare::{cgroup_found, mount_root};
 
 use crate::error::Error;
-use crate::model::LogSpec;
+use crate::model::{EndpointSpec, LogSpec};
 use crate::views::{AttachOptions, ExitStatus, RemoveOptions, UpdateRequest, WaitCondition};
 
 pub(crate) type Reply<T> = oneshot::Sender<Result<T, Error>>;
@@ -110,6 +111,16 @@ pub(crate) enum Command {
         /// Refuse also where it is paused.
         unpaused: bool,
         reply: Reply<Live>,
+    },
+    /// By name of the network.
+    Connect {
+        network: String,
+        spec: Box<EndpointSpec>,
+        reply: Reply<()>,
+    },
+    Disconnect {
+        network: String,
+        reply: Reply<()>,
     },
     /// An exec instance came or went: show it.
     ExecsChanged,

@@ -19,6 +19,7 @@ use crate::devices;
 use crate::error::Error;
 use crate::inner::Inner;
 use crate::model::{ContainerRecord, ErrorKind, MountKind, NetworkMode};
+use crate::networks::Membership;
 use crate::ocispec::{self, Identity, JoinedPids, SpecInput};
 use crate::security::{self, Seccomp, SecurityOptions};
 
@@ -36,6 +37,7 @@ pub(super) fn prepare(
     inner: &Inner,
     record: &ContainerRecord,
     joined: JoinedPids,
+    membership: Option<&Membership>,
 ) -> Result<Prepared, Error> {
     let facts = &*inner.config.facts;
     let dir = inner.store.container_dir(&record.id);
@@ -44,7 +46,7 @@ pub(super) fn prepare(
     let root = mount_root(inner, record, false)?;
     let identity = identity(&root, &record.spec.user, &record.spec.host.group_add)?;
     let hostname = hostname(record);
-    write_etc(record, &dir, &hostname)?;
+    write_etc(inner, record, membership, &dir, &hostname)?;
     let options = SecurityOptions::parse(&record.spec.host.security_opt)?;
     let host = &record.spec.host;
     let capabilities = security::capabilities(
@@ -73,6 +75,7 @@ pub(super) fn prepare(
         security: &options,
         devices: &devices,
         joined,
+        own_network: membership.is_some(),
         cgroup_path: &cgroup_path,
         cgroup_v2: facts.cgroup.mode == host::CgroupMode::V2,
         block_devices: &numbers,
@@ -173,7 +176,13 @@ fn etc_files(dir: &Path) -> [PathBuf; 3] {
 }
 
 /// Made anew at each start, so a torn one after a power cut does not matter.
-fn write_etc(record: &ContainerRecord, dir: &Path, hostname: &str) -> Result<(), Error> {
+fn write_etc(
+    inner: &Inner,
+    record: &ContainerRecord,
+    membership: Option<&Membership>,
+    dir: &Path,
+    hostname: &str,
+) -> Result<(), Error> {
     let [resolv, name, hosts] = etc_files(dir);
     let write = |path: &Path, text: &str| {
         sys::fault::point("engine.etc.write")
@@ -181,8 +190,16 @@ fn write_etc(record: &ContainerRecord, dir: &Path, hostname: &str) -> Result<(),
             .map_err(Error::io(format!("write {}", path.display())))
     };
     write(&name, &format!("{hostname}\n"))?;
-    write(&hosts, &crate::etc::hosts(&record.spec, hostname))?;
-    write(&resolv, &crate::etc::resolv_conf(&record.spec.host))
+    let addresses: Vec<_> = membership
+        .iter()
+        .flat_map(|a| &a.endpoints)
+        .flat_map(|e| e.addresses.iter().map(|p| p.address))
+        .collect();
+    let gateway = inner.networks.host_gateway();
+    let text = crate::etc::hosts(&record.spec, hostname, &addresses, gateway)?;
+    write(&hosts, &text)?;
+    let own = membership.is_some();
+    write(&resolv, &crate::etc::resolv_conf(&record.spec.host, own))
 }
 
 /// For people, for exec after an adoption, for other tools. Not synced: made anew at each start.

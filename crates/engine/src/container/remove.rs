@@ -96,6 +96,8 @@ impl Actor {
                     );
                 }
             }
+            // one whose shim was never heard of still has its place
+            crate::networks::detach(&engine, &record.id).await;
             if let Some(writes) = writes {
                 drop(writes.await);
             }

@@ -220,7 +220,8 @@ impl Spawner {
     /// Starts a container: when this answers, its program has been executed. Several launches run
     /// at once. On any error nothing is left: no process, cgroup or run directory.
     ///
-    /// `root` is the root file system as a detached mount, for a plan that takes one. `attach`:
+    /// `root` is the root file system as a detached mount, for a plan that takes one. `held`: kept
+    /// open as long as the shim lives; the plan names them `fd:<index>`. `attach`:
     /// clients connected before the first byte of output; each descriptor is the shim's end of a
     /// stream socket pair. A run directory left by a shim that is just going is waited for.
     ///
@@ -231,6 +232,7 @@ impl Spawner {
         launch: &Launch,
         plan: &Plan,
         root: impl Into<Option<OwnedFd>>,
+        held: Vec<OwnedFd>,
         attach: Vec<(AttachOptions, OwnedFd)>,
         deadline: Duration,
     ) -> Result<(Launched, Shim), LaunchError> {
@@ -246,13 +248,17 @@ impl Spawner {
         for (options, _) in &attach {
             wire::put_attach(&mut message, options);
         }
+        if !held.is_empty() {
+            message.u64(tag::HELD, u64::try_from(held.len()).unwrap_or(u64::MAX));
+        }
         let memfd = sealed(plan.encode()).map_err(prepare("write the plan"))?;
         make_run_dir(launch, until).await?;
         let mut tries = 0;
         loop {
             let process = self.current();
             let mut flight = Flight::default();
-            let passed: Vec<_> = root.iter().chain(attach.iter().map(|(_, fd)| fd)).collect();
+            let attached = attach.iter().map(|(_, fd)| fd);
+            let passed: Vec<_> = root.iter().chain(attached).chain(&held).collect();
             let attempt = attempt(
                 launch,
                 plan,

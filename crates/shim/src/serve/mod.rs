@@ -48,11 +48,12 @@ pub(crate) struct Request {
     root: Option<OwnedFd>,
     control: OwnedFd,
     attach: Vec<(AttachOptions, OwnedFd)>,
+    held: Vec<OwnedFd>,
 }
 
 impl Request {
-    /// Takes a LAUNCH message apart: plan, control, root if there is one, then one descriptor per
-    /// attached client.
+    /// Takes a LAUNCH message apart: plan, control, root if there is one, one descriptor per
+    /// attached client, those that are held.
     pub(crate) fn decode(message: &Message<'_>, fds: Vec<OwnedFd>) -> Option<Self> {
         let mut fds = fds.into_iter();
         let (plan, control) = (fds.next()?, fds.next()?);
@@ -62,13 +63,23 @@ impl Request {
             None
         };
         let options = wire::attaches(message.fields).ok()?;
-        let attach: Vec<_> = options.into_iter().zip(fds.by_ref()).collect();
+        // by index: `zip` would take one more of the second than it pairs
+        let attach: Vec<_> = options
+            .into_iter()
+            .map_while(|o| Some((o, fds.next()?)))
+            .collect();
+        let held: Vec<_> = fds.collect();
+        let wanted = message.fields.u64(tag::HELD).unwrap_or(0);
+        if u64::try_from(held.len()).ok() != Some(wanted) {
+            return None;
+        }
         Some(Self {
             launch: wire::launch(message.fields)?,
             plan,
             root,
             control,
             attach,
+            held,
         })
     }
 }
@@ -100,6 +111,8 @@ struct Server {
     poller: Poller,
     listener: OwnedFd,
     signals: OwnedFd,
+    /// The network namespace and the sockets that keep its ports: theirs is the shim's life.
+    held: Vec<OwnedFd>,
     cgroup: Option<Cgroup>,
     oom: Option<OomWatch>,
     oom_killed: bool,

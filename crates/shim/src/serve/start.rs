@@ -110,6 +110,7 @@ fn prepare(request: Request) -> Result<Server, Refusal> {
         poller,
         listener,
         signals,
+        held: request.held,
         oom: None,
         oom_killed: false,
         oom_looks: 0,
@@ -212,11 +213,12 @@ impl Server {
         let (tty, open_stdin) = (launch.tty, launch.open_stdin);
         let stdio = Stdio::new(tty, open_stdin, self.log.is_some())
             .map_err(Refusal::own("make the container's pipes"))?;
+        let passed: Vec<_> = self.held.iter().map(AsFd::as_fd).collect();
         let fds = Descriptors {
             root: root.as_ref().map(AsFd::as_fd),
             stdio: stdio.theirs.each_ref().map(AsFd::as_fd),
             target: None,
-            passed: &[],
+            passed: &passed,
         };
         let begun = || {
             sys::fault::point("shim.start").map_err(Refusal::own("start the container"))?;

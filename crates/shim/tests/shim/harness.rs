@@ -220,7 +220,7 @@ impl<'a> Container<'a> {
     ) -> Result<(Launched, Shim), LaunchError> {
         let spawner = &self.world.spawner;
         let plan = self.plan();
-        Box::pin(spawner.launch(&self.launch, &plan, None, attach, deadline)).await
+        Box::pin(spawner.launch(&self.launch, &plan, None, Vec::new(), attach, deadline)).await
     }
 
     pub(crate) async fn start(&self) -> Running<'_, 'a> {

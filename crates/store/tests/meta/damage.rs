@@ -286,7 +286,7 @@ fn a_database_of_version_1_opens() {
 
 /// What a later version may do while it says that version 1 can read it.
 const NEWER: &str = "
-    UPDATE format SET value = 2 WHERE key = 'schema';
+    UPDATE format SET value = 3 WHERE key = 'schema';
     INSERT INTO features (name, incompatible) VALUES ('colours', 0);
     ALTER TABLE containers ADD COLUMN colour TEXT NOT NULL DEFAULT 'red';
     ALTER TABLE volumes ADD COLUMN colour TEXT NOT NULL DEFAULT 'red';
@@ -342,7 +342,7 @@ fn a_newer_database_that_we_can_read_is_used_and_kept_as_it_is() {
             r.get(0)
         })
         .unwrap();
-    assert_eq!((colour.as_str(), schema), ("blue", 2));
+    assert_eq!((colour.as_str(), schema), ("blue", 3));
 }
 
 #[test]
@@ -354,7 +354,7 @@ fn a_newer_database_that_we_cannot_read_is_refused_by_name_and_left_alone() {
         ),
         (
             "UPDATE format SET value = 9 WHERE key = 'readable-from'",
-            "schema 1 (readable from schema 9",
+            "schema 2 (readable from schema 9",
         ),
     ] {
         let dir = crate::scratch();

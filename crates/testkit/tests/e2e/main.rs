@@ -10,6 +10,7 @@ mod crash;
 mod faults;
 mod hang;
 mod lifecycle;
+mod networks;
 mod restart;
 mod vm;
 

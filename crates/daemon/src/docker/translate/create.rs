@@ -1,8 +1,14 @@
 //! A create request to what the engine understands.
 
+use std::net::IpAddr;
+
 use api::container::{Config, CreateRequest, HostConfig, LogConfig, RestartPolicy, ThrottleDevice};
+use api::network::{EndpointSettings, PortMap};
 use engine::model;
-use engine::model::{ContainerSpec, HostSpec, LogSpec, NamespaceMode, NetworkMode, RestartKind};
+use engine::model::{
+    ContainerSpec, EndpointSpec, HostSpec, LogSpec, Mac, NamespaceMode, NetworkMode, PortSpec,
+    RestartKind,
+};
 
 use super::{mounts, unbuilt};
 use crate::config::ContainerDefaults;
@@ -42,8 +48,22 @@ pub(crate) fn spec(
     }
     unbuilt::config(&config)?;
     unbuilt::host(&host_config)?;
-    unbuilt::endpoints(&networking_config)?;
-    let host = host(host_config, defaults)?;
+    let (bindings, publish_all) = (
+        host_config.port_bindings.clone(),
+        host_config.publish_all_ports,
+    );
+    let mut host = host(host_config, defaults)?;
+    host.ports = ports(bindings)?;
+    host.publish_all = publish_all;
+    for (name, settings) in networking_config.endpoints_config.unwrap_or_default() {
+        let wanted = endpoint(&settings)?;
+        // clients send an empty entry for the network mode
+        let is_mode = matches!(name.as_str(), "none" | "host" | "default");
+        if !is_mode || wanted != EndpointSpec::default() {
+            host.endpoints.insert(name, wanted);
+        }
+    }
+    first_endpoint(&mut host, &config.mac_address)?;
     let Config {
         exposed_ports,
         volumes,
@@ -120,13 +140,7 @@ fn host(h: HostConfig, defaults: &ContainerDefaults) -> Result<HostSpec, Failure
         init: h.init.unwrap_or(defaults.init),
         auto_remove: h.auto_remove,
         restart: restart(&h.restart_policy, h.auto_remove)?,
-        devices: r
-            .devices
-            .clone()
-            .unwrap_or_default()
-            .into_iter()
-            .map(device)
-            .collect(),
+        devices: r.devices.iter().flatten().cloned().map(device).collect(),
         device_cgroup_rules: r.device_cgroup_rules.clone().unwrap_or_default(),
         ulimits: ulimits(&r, defaults),
         cgroup_parent: r.cgroup_parent.clone(),
@@ -144,7 +158,72 @@ fn host(h: HostConfig, defaults: &ContainerDefaults) -> Result<HostSpec, Failure
         dns_options: h.dns_options.unwrap_or_default(),
         annotations: h.annotations.unwrap_or_default(),
         console_size: h.console_size,
+        ..HostSpec::default()
     })
+}
+
+/// `--mac-address` of old clients belongs to the network of the mode.
+fn first_endpoint(host: &mut HostSpec, mac: &str) -> Result<(), Failure> {
+    if mac.is_empty() {
+        return Ok(());
+    }
+    let name = match &host.network {
+        NetworkMode::Default => "default",
+        NetworkMode::Named(name) => name,
+        _ => {
+            return Err(Failure::invalid(
+                "conflicting options: mac-address and the network mode",
+            ));
+        }
+    };
+    let first = host.endpoints.entry(name.to_owned()).or_default();
+    first.mac = Some(hardware_address(mac)?);
+    Ok(())
+}
+
+fn hardware_address(text: &str) -> Result<Mac, Failure> {
+    text.parse::<Mac>()
+        .map_err(|e| Failure::invalid(e.to_string()))
+}
+
+pub(crate) fn endpoint(e: &EndpointSettings) -> Result<EndpointSpec, Failure> {
+    unbuilt::endpoint(e)?;
+    let address = |text: &str| -> Result<Option<IpAddr>, Failure> {
+        if text.is_empty() {
+            return Ok(None);
+        }
+        let wrong = |_| Failure::invalid(format!("invalid IP address: {text}"));
+        text.parse().map(Some).map_err(wrong)
+    };
+    let ipam = e.ipam_config.clone().unwrap_or_default();
+    Ok(EndpointSpec {
+        ipv4: address(&ipam.ipv4_address)?,
+        ipv6: address(&ipam.ipv6_address)?,
+        mac: match e.mac_address.as_str() {
+            "" => None,
+            text => Some(hardware_address(text)?),
+        },
+        aliases: e.aliases.clone().unwrap_or_default(),
+        gw_priority: e.gw_priority,
+    })
+}
+
+fn ports(map: Option<PortMap>) -> Result<Vec<PortSpec>, Failure> {
+    let mut out = Vec::new();
+    for (port, bindings) in map.unwrap_or_default() {
+        let exposed = PortSpec::exposed(&port)
+            .ok_or_else(|| Failure::invalid(format!("invalid port specification: {port:?}")))?;
+        let bindings = bindings.unwrap_or_default();
+        if bindings.is_empty() {
+            out.push(exposed.clone());
+        }
+        out.extend(bindings.into_iter().map(|b| PortSpec {
+            host_ip: b.host_ip,
+            host_port: b.host_port,
+            ..exposed.clone()
+        }));
+    }
+    Ok(out)
 }
 
 fn network(mode: &str) -> Result<NetworkMode, Failure> {
@@ -159,11 +238,7 @@ fn network(mode: &str) -> Result<NetworkMode, Failure> {
                 ));
             }
             Some(name) => NetworkMode::Container(name.to_owned()),
-            None => {
-                return Err(Failure::not_built(format!(
-                    "the network {mode:?} (use none or host)"
-                )));
-            }
+            None => NetworkMode::Named(mode.to_owned()),
         },
     })
 }

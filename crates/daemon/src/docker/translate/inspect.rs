@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 
 use api::container as wire;
 use api::container::{Config, ContainerInspect, DriverData, HostConfig, NO_TIME, State};
-use api::network::{EndpointSettings, NetworkSettings};
-use engine::ContainerView;
+use api::network::{EndpointIpamConfig, EndpointSettings, NetworkSettings, PortBinding, PortMap};
 use engine::model::{
-    ContainerSpec, HostSpec, MountKind, MountSpec, NamespaceMode, NetworkMode, Phase, RestartKind,
+    ContainerSpec, EndpointSpec, HostSpec, MountKind, MountSpec, NamespaceMode, NetworkMode, Phase,
+    Publication, RestartKind,
 };
+use engine::{ContainerView, EndpointState};
 
 /// 64 MiB, as dockerd.
 const SHM: i64 = 64 << 20;
@@ -173,14 +174,29 @@ pub(crate) fn network_name(mode: &NetworkMode) -> String {
     }
 }
 
-/// The network an endpoint is shown for; a container that shares another's has none of its own.
-pub(crate) fn endpoints(mode: &NetworkMode) -> BTreeMap<String, EndpointSettings> {
-    let name = match mode {
-        // as long as there are no bridge networks
-        NetworkMode::Default | NetworkMode::None => "none",
-        NetworkMode::Host => "host",
-        NetworkMode::Named(name) => name,
+/// Its endpoints: as they are while it runs, as they are asked for else; a container that shares
+/// another's has none of its own.
+pub(crate) fn endpoints(view: &ContainerView) -> BTreeMap<String, EndpointSettings> {
+    let record = &view.record;
+    if let Some(membership) = &view.membership {
+        let all = membership.endpoints.iter();
+        return all
+            .map(|e| {
+                let asked = record.networks.get(&e.network);
+                (e.network.clone(), settings(e, asked))
+            })
+            .collect();
+    }
+    if !record.networks.is_empty() {
+        let all = record.networks.iter();
+        return all
+            .map(|(name, spec)| (name.clone(), asked_for(spec)))
+            .collect();
+    }
+    let name = match &record.spec.host.network {
         NetworkMode::Container(_) => return BTreeMap::new(),
+        NetworkMode::Host => "host",
+        _ => "none",
     };
     let endpoint = EndpointSettings {
         network_id: crate::docker::networks::id(name),
@@ -189,11 +205,100 @@ pub(crate) fn endpoints(mode: &NetworkMode) -> BTreeMap<String, EndpointSettings
     BTreeMap::from([(name.to_owned(), endpoint)])
 }
 
+fn asked_for(spec: &EndpointSpec) -> EndpointSettings {
+    let text = |a: Option<std::net::IpAddr>| a.map_or_else(String::new, |a| a.to_string());
+    let asked = EndpointIpamConfig {
+        ipv4_address: text(spec.ipv4),
+        ipv6_address: text(spec.ipv6),
+        link_local_ips: Vec::new(),
+    };
+    EndpointSettings {
+        ipam_config: Some(asked).filter(|a| *a != EndpointIpamConfig::default()),
+        aliases: list(&spec.aliases),
+        mac_address: spec.mac.map_or_else(String::new, |m| m.to_string()),
+        gw_priority: spec.gw_priority,
+        ..EndpointSettings::default()
+    }
+}
+
+fn settings(e: &EndpointState, asked: Option<&EndpointSpec>) -> EndpointSettings {
+    let address = |four| e.address(four).map(|p| p.address.to_string());
+    let length = |four| e.address(four).map_or(0, |p| i64::from(p.length));
+    let gateway = |four| e.gateway(four).map(|g| g.to_string());
+    EndpointSettings {
+        mac_address: e.mac.to_string(),
+        network_id: e.network_id.clone(),
+        endpoint_id: e.endpoint_id.clone(),
+        gateway: gateway(true).unwrap_or_default(),
+        ip_address: address(true).unwrap_or_default(),
+        ip_prefix_len: length(true),
+        ipv6_gateway: gateway(false).unwrap_or_default(),
+        global_ipv6_address: address(false).unwrap_or_default(),
+        global_ipv6_prefix_len: length(false),
+        ..asked.map(asked_for).unwrap_or_default()
+    }
+}
+
 fn network_settings(view: &ContainerView) -> NetworkSettings {
+    let networks = endpoints(view);
+    let Some(membership) = &view.membership else {
+        return NetworkSettings {
+            networks,
+            ..NetworkSettings::default()
+        };
+    };
+    // the fields beside the list are of the default network alone, as with dockerd
+    let first = networks.get("bridge").cloned().unwrap_or_default();
     NetworkSettings {
-        networks: endpoints(&view.record.spec.host.network),
+        sandbox_id: membership
+            .endpoints
+            .first()
+            .map_or_else(String::new, |e| e.endpoint_id.clone()),
+        sandbox_key: if view.pid == 0 {
+            String::new()
+        } else {
+            format!("/proc/{}/ns/net", view.pid)
+        },
+        ports: ports(view, &membership.ports),
+        endpoint_id: first.endpoint_id,
+        gateway: first.gateway,
+        global_ipv6_address: first.global_ipv6_address,
+        global_ipv6_prefix_len: first.global_ipv6_prefix_len,
+        ip_address: first.ip_address,
+        ip_prefix_len: first.ip_prefix_len,
+        ipv6_gateway: first.ipv6_gateway,
+        mac_address: first.mac_address,
+        networks,
         ..NetworkSettings::default()
     }
+}
+
+/// Exposed ports, and where those that are published are.
+fn ports(view: &ContainerView, published: &[Publication]) -> PortMap {
+    let exposed = view.record.spec.exposed_ports.iter();
+    let mut all: PortMap = exposed.map(|p| (p.clone(), None)).collect();
+    for p in published {
+        let key = format!("{}/{}", p.to.port(), p.protocol);
+        let list = all.entry(key).or_default().get_or_insert_with(Vec::new);
+        list.push(PortBinding {
+            host_ip: p.host.to_string(),
+            host_port: p.port.to_string(),
+        });
+    }
+    all
+}
+
+fn asked_ports(h: &HostSpec) -> PortMap {
+    let mut all = PortMap::new();
+    for p in &h.ports {
+        let key = format!("{}/{}", p.container, p.protocol);
+        let list = all.entry(key).or_default().get_or_insert_with(Vec::new);
+        list.push(PortBinding {
+            host_ip: p.host_ip.clone(),
+            host_port: p.host_port.clone(),
+        });
+    }
+    all
 }
 
 fn mode(mode: &NamespaceMode, private: &str) -> String {
@@ -224,7 +329,8 @@ fn host_config(h: &HostSpec) -> HostConfig {
             config: Some(h.log.options.clone()),
         },
         network_mode: network_name(&h.network),
-        port_bindings: Some(BTreeMap::new()),
+        port_bindings: Some(asked_ports(h)),
+        publish_all_ports: h.publish_all,
         restart_policy: restart_policy(h),
         auto_remove: h.auto_remove,
         console_size: h.console_size,

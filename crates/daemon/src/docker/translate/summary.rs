@@ -1,9 +1,9 @@
 //! One line of a list.
 
-use api::container::{ContainerSummary, SummaryHostConfig};
+use api::container::{ContainerSummary, Port, SummaryHostConfig};
 use api::image::{ImageConfig, ImageInspect, ImageMetadata, ImageSummary, RootFs};
 use api::network::NetworkSettingsSummary;
-use engine::model::Phase;
+use engine::model::{Phase, PortSpec};
 use engine::{ContainerView, ImageView};
 
 use super::inspect;
@@ -31,9 +31,10 @@ pub(crate) fn container(view: &ContainerView) -> ContainerSummary {
             annotations: (!host.annotations.is_empty()).then(|| host.annotations.clone()),
         },
         network_settings: NetworkSettingsSummary {
-            networks: inspect::endpoints(&host.network),
+            networks: inspect::endpoints(view),
         },
         mounts: inspect::mounts(view),
+        ports: ports(view),
         ..ContainerSummary::default()
     }
 }
@@ -85,6 +86,40 @@ pub(crate) fn image(view: &ImageView, version: api::ApiVersion) -> ImageSummary 
             signed(view.size)
         },
     }
+}
+
+/// Published ports with where they are, then those that are only exposed; none of one that does not
+/// run.
+fn ports(view: &ContainerView) -> Vec<Port> {
+    let Some(membership) = &view.membership else {
+        return Vec::new();
+    };
+    let published = membership.ports.iter().map(|p| Port {
+        ip: p.host.to_string(),
+        private_port: p.to.port(),
+        public_port: p.port,
+        r#type: p.protocol.to_string(),
+    });
+    let mut all: Vec<Port> = published.collect();
+    for exposed in view
+        .record
+        .spec
+        .exposed_ports
+        .iter()
+        .filter_map(|p| PortSpec::exposed(p))
+    {
+        let known = |p: &Port| {
+            (p.private_port, p.r#type.as_str()) == (exposed.container, exposed.protocol.name())
+        };
+        if !all.iter().any(known) {
+            all.push(Port {
+                private_port: exposed.container,
+                r#type: exposed.protocol.to_string(),
+                ..Port::default()
+            });
+        }
+    }
+    all
 }
 
 fn set(keys: &[String]) -> api::Set {

@@ -63,6 +63,7 @@ fn view(spec: ContainerSpec) -> ContainerView {
         state: Default::default(),
         restart_count: 0,
         stopped_by_user: false,
+        networks: Default::default(),
     };
     ContainerView {
         record: Arc::new(record),
@@ -81,6 +82,7 @@ fn view(spec: ContainerSpec) -> ContainerView {
             ..Default::default()
         },
         image_name: "busybox:latest".to_owned(),
+        membership: None,
     }
 }
 
@@ -135,10 +137,7 @@ fn what_is_not_built_is_refused_by_name() {
     for part in [
         r#""Healthcheck": {"Test": ["CMD", "x"]}"#,
         r#""NetworkDisabled": true"#,
-        r#""MacAddress": "x""#,
         r#""OnBuild": ["x"]"#,
-        r#""HostConfig": {"PortBindings": {"80/tcp": [{"HostPort": "80"}]}}"#,
-        r#""HostConfig": {"PublishAllPorts": true}"#,
         r#""HostConfig": {"VolumesFrom": ["x"]}"#,
         r#""HostConfig": {"VolumeDriver": "nfs"}"#,
         r#""HostConfig": {"Links": ["a:b"]}"#,
@@ -154,8 +153,6 @@ fn what_is_not_built_is_refused_by_name() {
         r#""HostConfig": {"CpuPercent": 1}"#,
         r#""HostConfig": {"IOMaximumIOps": 1}"#,
         r#""HostConfig": {"IOMaximumBandwidth": 1}"#,
-        r#""HostConfig": {"NetworkMode": "bridge"}"#,
-        r#""HostConfig": {"NetworkMode": "mine"}"#,
         r#""HostConfig": {"LogConfig": {"Type": "syslog"}}"#,
         r#""HostConfig": {"LogConfig": {"Type": "json-file", "Config": {"tag": "x"}}}"#,
         r#""HostConfig": {"Binds": ["/a:/b:z"]}"#,
@@ -163,8 +160,9 @@ fn what_is_not_built_is_refused_by_name() {
         r#""HostConfig": {"Mounts": [{"Type": "volume", "Target": "/x", "VolumeOptions": {"DriverConfig": {"Name": "x"}}}]}"#,
         r#""HostConfig": {"Mounts": [{"Type": "volume", "Target": "/x", "VolumeOptions": {"DriverConfig": {"Options": {"a": "b"}}}}]}"#,
         r#""HostConfig": {"Mounts": [{"Type": "tmpfs", "Target": "/x", "TmpfsOptions": {"Options": [["exec"]]}}]}"#,
-        r#""NetworkingConfig": {"EndpointsConfig": {"mine": {}}}"#,
         r#""NetworkingConfig": {"EndpointsConfig": {"none": {"Aliases": ["x"]}}}"#,
+        r#""NetworkingConfig": {"EndpointsConfig": {"mine": {"Links": ["x"]}}}"#,
+        r#""NetworkingConfig": {"EndpointsConfig": {"mine": {"DriverOpts": {"a": "b"}}}}"#,
     ] {
         let error = spec(&format!(r#"{{"Image": "x", {part}}}"#)).expect_err(part);
         assert!(error.starts_with("501 "), "{part}: {error}");
@@ -184,6 +182,8 @@ fn what_is_wrong_is_refused_by_name() {
         r#""PidMode": "private""#,
         r#""UTSMode": "container:x""#,
         r#""NetworkMode": "container:""#,
+        r#""PortBindings": {"80/icmp": []}"#,
+        r#""PortBindings": {"web": []}"#,
         r#""ShmSize": -1"#,
         r#""Binds": ["relative:/x"], "PidMode": """#,
         r#""Binds": ["./relative:/x"]"#,

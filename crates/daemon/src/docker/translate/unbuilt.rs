@@ -2,7 +2,7 @@
 //! default: never accepted and ignored.
 
 use api::container::{Config, HostConfig, Resources};
-use api::network::{EndpointSettings, NetworkingConfig};
+use api::network::EndpointSettings;
 
 use crate::docker::failure::Failure;
 
@@ -27,17 +27,10 @@ pub(super) fn config(c: &Config) -> Checked {
         "Healthcheck (--health-cmd)",
     )?;
     refuse(c.network_disabled, "NetworkDisabled (use --network none)")?;
-    refuse(!c.mac_address.is_empty(), "MacAddress (--mac-address)")?;
     refuse(some(c.on_build.as_ref()), "OnBuild")
 }
 
 pub(super) fn host(h: &HostConfig) -> Checked {
-    let published = h
-        .port_bindings
-        .as_ref()
-        .is_some_and(|ports| !ports.is_empty());
-    refuse(published, "PortBindings: publishing ports (--publish)")?;
-    refuse(h.publish_all_ports, "PublishAllPorts (--publish-all)")?;
     refuse(
         some(h.volumes_from.as_ref()),
         "VolumesFrom (--volumes-from)",
@@ -87,39 +80,21 @@ pub(super) fn resources(r: &Resources) -> Checked {
     )
 }
 
-/// Clients send an empty entry for the network mode.
-pub(super) fn endpoints(n: &NetworkingConfig) -> Checked {
-    for (name, endpoint) in n.endpoints_config.iter().flatten() {
-        let known = matches!(name.as_str(), "none" | "host" | "default");
-        refuse(
-            !known,
-            &format!("a network other than none and host ({name})"),
-        )?;
-        let asked = EndpointSettings {
-            network_id: String::new(),
-            ..endpoint.clone()
-        };
-        let empty = |l: Option<Vec<String>>| l.filter(|l| !l.is_empty());
-        let asked = EndpointSettings {
-            links: empty(asked.links.clone()),
-            aliases: empty(asked.aliases.clone()),
-            ..asked
-        };
-        let asked = EndpointSettings {
-            driver_opts: asked.driver_opts.clone().filter(|o| !o.is_empty()),
-            ..asked
-        };
-        let asked = EndpointSettings {
-            ipam_config: asked
-                .ipam_config
-                .clone()
-                .filter(|i| *i != Default::default()),
-            ..asked
-        };
-        refuse(
-            asked != EndpointSettings::default(),
-            "an address, alias or option of a network's endpoint",
-        )?;
-    }
-    Ok(())
+/// Of a network's endpoint. Without names being resolved in a network, an alias would be one that
+/// nobody can use.
+pub(super) fn endpoint(e: &EndpointSettings) -> Checked {
+    refuse(
+        some(e.aliases.as_ref()),
+        "Aliases (--network-alias): names in a network",
+    )?;
+    refuse(some(e.links.as_ref()), "Links of an endpoint (--link)")?;
+    refuse(
+        e.driver_opts.as_ref().is_some_and(|o| !o.is_empty()),
+        "DriverOpts of an endpoint (--driver-opt)",
+    )?;
+    let ipam = e.ipam_config.as_ref();
+    refuse(
+        ipam.is_some_and(|i| !i.link_local_ips.is_empty()),
+        "LinkLocalIPs (--link-local-ip)",
+    )
 }

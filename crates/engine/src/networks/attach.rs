@@ -1,0 +1,482 @@
+//! A container's place in its networks: given at its start, taken at its end.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Instant;
+
+use net::ports::{self, PortError};
+use net::{Element, Mac, Namespace, Prefix, Publication, host};
+
+use super::{EndpointState, Membership, NetworkRecord, Networks, State, failed};
+use crate::error::Error;
+use crate::inner::Inner;
+use crate::model::{ContainerRecord, EndpointSpec, ErrorKind, PortSpec};
+
+/// More descriptors than this go with no message to the shim.
+const MOST_PORTS: usize = 200;
+
+/// What a container's shim is handed: its network namespace, then the sockets that keep its ports.
+#[derive(Debug)]
+pub(crate) struct Sandbox {
+    pub(crate) held: Vec<OwnedFd>,
+    pub(crate) membership: Arc<Membership>,
+}
+
+/// Sets up what the record asks for; absent: no network of ours. On an error nothing is left.
+pub(crate) async fn attach(
+    engine: &Arc<Inner>,
+    record: &Arc<ContainerRecord>,
+) -> Result<Option<Sandbox>, Error> {
+    if record.networks.is_empty() {
+        return Ok(None);
+    }
+    if engine.networks.membership(&record.id).is_some() {
+        detach(engine, &record.id).await;
+    }
+    let membership = engine.networks.allocate(record)?;
+    let for_links = record.clone();
+    let made = engine
+        .blocking("set up the container's network", move |inner| {
+            link(inner, &for_links, membership)
+        })
+        .await;
+    let done = match made {
+        Ok((membership, held)) => {
+            let membership = engine.networks.note(membership);
+            let added = add_ports(engine, &membership).await;
+            added.map(|()| Sandbox { held, membership })
+        }
+        Err(error) => Err(error),
+    };
+    if done.is_err() {
+        detach(engine, &record.id).await;
+    }
+    engine.networks.publish();
+    done.map(Some)
+}
+
+/// Takes it away again; there need be nothing. Its links go with its namespace.
+pub(crate) async fn detach(engine: &Arc<Inner>, container: &str) {
+    let Some(old) = engine.networks.forget(container) else {
+        return;
+    };
+    engine.networks.publish();
+    let turn = engine.networks.turn.lock().await;
+    let gone = engine
+        .blocking("take the container out of its networks", move |inner| {
+            let file = inner.networks.dir.join(old.file_name());
+            match std::fs::remove_file(&file) {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                    tracing::warn!(file = %file.display(), error = %e, "a network's file stays");
+                }
+                _ => {}
+            }
+            inner.networks.remove_ports(&old)
+        })
+        .await;
+    drop(turn);
+    if let Err(error) = gone {
+        tracing::warn!(container, error = %error.report(), "its published ports stay until the next start");
+    }
+}
+
+async fn add_ports(engine: &Arc<Inner>, membership: &Arc<Membership>) -> Result<(), Error> {
+    if membership.ports.is_empty() {
+        return Ok(());
+    }
+    let turn = engine.networks.turn.lock().await;
+    let membership = membership.clone();
+    let added = engine
+        .blocking("publish the container's ports", move |inner| {
+            let networks = &inner.networks;
+            let all = membership.ports.iter().flat_map(Publication::elements);
+            let elements: Vec<Element> = all.collect();
+            sys::fault::point("engine.ports.add").map_err(Error::io("publish ports"))?;
+            match networks.table()?.add(&elements) {
+                Ok(()) => Ok(()),
+                // an element that should be gone is in the way, or the table is
+                Err(error) => {
+                    tracing::debug!(%error, "the table is replaced");
+                    networks.replace_table()
+                }
+            }
+        })
+        .await;
+    drop(turn);
+    added
+}
+
+impl Networks {
+    /// In memory: addresses, names. Nobody else gets them from now on.
+    fn allocate(&self, record: &ContainerRecord) -> Result<Membership, Error> {
+        let mut membership = Membership {
+            container: record.id.clone(),
+            name: record.name.clone(),
+            run: u64::try_from(jiff::Timestamp::now().as_nanosecond()).unwrap_or(0),
+            ..Membership::default()
+        };
+        let mut state = self.state();
+        for (index, (network, spec)) in record.networks.iter().enumerate() {
+            let interface = format!("eth{index}");
+            match self.endpoint(&mut state, &record.id, network, spec, interface) {
+                Ok(endpoint) => membership.endpoints.push(endpoint),
+                Err(error) => {
+                    give_back(&mut state, &membership);
+                    return Err(error);
+                }
+            }
+        }
+        // held, and seen by a detach, though not yet complete
+        let held = Arc::new(membership.clone());
+        state.attached.insert(record.id.clone(), held);
+        Ok(membership)
+    }
+
+    pub(super) fn reserve_endpoint(
+        &self,
+        container: &str,
+        network: &str,
+        spec: &EndpointSpec,
+        interface: String,
+    ) -> Result<EndpointState, Error> {
+        self.endpoint(&mut self.state(), container, network, spec, interface)
+    }
+
+    pub(super) fn return_endpoint(&self, endpoint: &EndpointState) {
+        let membership = Membership {
+            endpoints: vec![endpoint.clone()],
+            ..Membership::default()
+        };
+        give_back(&mut self.state(), &membership);
+    }
+
+    fn endpoint(
+        &self,
+        state: &mut State,
+        container: &str,
+        network: &str,
+        spec: &EndpointSpec,
+        interface: String,
+    ) -> Result<EndpointState, Error> {
+        let known = state
+            .networks
+            .values_mut()
+            .find(|k| k.record.name == network)
+            .ok_or_else(|| Error::not_found(format!("network {network} not found")))?;
+        let record = known.record.clone();
+        let now = Instant::now();
+        let mut addresses = Vec::new();
+        let mut gateways = Vec::new();
+        for (pool, subnet) in known.pools.iter_mut().zip(&record.subnets) {
+            let four = subnet.gateway.is_ipv4();
+            let asked = if four { spec.ipv4 } else { spec.ipv6 };
+            let given = match asked {
+                Some(address) => pool.take(address, container).map(|()| address),
+                None => pool.give(container, now),
+            };
+            match given {
+                Ok(address) => addresses.push(Prefix {
+                    address,
+                    length: subnet.subnet.length,
+                }),
+                Err(error) => {
+                    for (pool, held) in known.pools.iter_mut().zip(&addresses) {
+                        pool.free(held.address, now);
+                    }
+                    let what = format!("give an address of network {network}");
+                    return Err(Error::caused(ErrorKind::Conflict, what, error));
+                }
+            }
+            if !record.internal {
+                gateways.push(subnet.gateway);
+            }
+        }
+        let seed = addresses
+            .first()
+            .map_or_else(String::new, Prefix::to_string);
+        let seed = format!("{}\n{seed}", record.id);
+        Ok(EndpointState {
+            endpoint_id: endpoint_id(&record, container),
+            bridge: record.bridge.clone(),
+            host_interface: self.instance.veth(&record.id, container),
+            interface,
+            // of the address: a neighbour that knows it needs not ask again
+            mac: spec.mac.unwrap_or_else(|| Mac::derived(&seed)),
+            addresses,
+            gateways,
+            mtu: record.mtu(),
+            aliases: spec.aliases.clone(),
+            gw_priority: spec.gw_priority,
+            network_id: record.id.clone(),
+            network: record.name.clone(),
+        })
+    }
+
+    pub(super) fn note(&self, membership: Membership) -> Arc<Membership> {
+        let membership = Arc::new(membership);
+        let id = membership.container.clone();
+        self.state().attached.insert(id, membership.clone());
+        membership
+    }
+
+    pub(super) fn forget(&self, container: &str) -> Option<Arc<Membership>> {
+        let mut state = self.state();
+        let old = state.attached.remove(container)?;
+        give_back(&mut state, &old);
+        Some(old)
+    }
+
+    /// What nobody else has since.
+    fn remove_ports(&self, old: &Membership) -> Result<(), Error> {
+        if old.ports.is_empty() {
+            return Ok(());
+        }
+        let wanted: BTreeSet<_> = self.elements().into_iter().map(Element::into_key).collect();
+        let all = old.ports.iter().flat_map(Publication::elements);
+        let gone: Vec<Element> = all
+            .filter(|e| !wanted.contains(&e.clone().into_key()))
+            .collect();
+        sys::fault::point("engine.ports.remove").map_err(Error::io("take ports back"))?;
+        match self.table()?.remove(&gone) {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                tracing::debug!(%error, "the table is replaced");
+                self.replace_table()
+            }
+        }
+    }
+
+    pub(super) fn save(&self, membership: &Membership) -> Result<(), Error> {
+        let path = self.dir.join(membership.file_name());
+        let text = serde_json::to_vec(membership).map_err(failed("encode the network's file"))?;
+        let staged = path.with_extension("new");
+        sys::fault::point("engine.network.file")
+            .and_then(|()| std::fs::write(&staged, text))
+            .and_then(|()| std::fs::rename(&staged, &path))
+            .map_err(Error::io(format!("write {}", path.display())))
+    }
+}
+
+fn give_back(state: &mut State, membership: &Membership) {
+    let now = Instant::now();
+    for endpoint in &membership.endpoints {
+        let Some(known) = state.networks.get_mut(&endpoint.network_id) else {
+            continue;
+        };
+        for address in &endpoint.addresses {
+            for pool in &mut known.pools {
+                if pool.subnet().contains(address.address) {
+                    pool.free(address.address, now);
+                }
+            }
+        }
+    }
+}
+
+/// Derived, as all names here; two runs of one container have the same.
+fn endpoint_id(network: &NetworkRecord, container: &str) -> String {
+    let half = |seed: &str| {
+        let text = format!("{seed}\n{}\n{container}", network.id);
+        net::names::long_hash(&text)
+    };
+    format!("{}{}", half("a"), half("b"))
+}
+
+/// Ports, file, namespace, links.
+fn link(
+    inner: &Inner,
+    record: &ContainerRecord,
+    mut membership: Membership,
+) -> Result<(Membership, Vec<OwnedFd>), Error> {
+    let networks = &inner.networks;
+    let sockets = publish(networks, record, &mut membership)?;
+    networks.save(&membership)?;
+    let namespace = Namespace::create().map_err(failed("make the container's network"))?;
+    host::connect(&networks.instance, &namespace, &membership.links())
+        .map_err(failed("link the container to its networks"))?;
+    let mut held = vec![namespace.into_fd()];
+    held.extend(sockets);
+    Ok((membership, held))
+}
+
+/// Of the container's networks, the one its ports are published in: that of its gateway.
+fn publish(
+    networks: &Networks,
+    record: &ContainerRecord,
+    membership: &mut Membership,
+) -> Result<Vec<OwnedFd>, Error> {
+    let asked = ports_of(record);
+    let Some(endpoint) = membership.default_endpoint().cloned() else {
+        return Ok(Vec::new());
+    };
+    let binding = networks.find(&endpoint.network_id)?.host_binding();
+    let mut sockets = Vec::new();
+    for port in &asked {
+        let hosts = hosts_of(port, binding)?;
+        let (low, high) = port.host_range()?;
+        let mut refused = None;
+        for wanted in low..=high {
+            match publish_at(networks, port, &hosts, wanted, &endpoint) {
+                Ok((published, kept)) => {
+                    membership.ports.extend(published);
+                    sockets.extend(kept);
+                    refused = None;
+                    break;
+                }
+                Err(error) => refused = Some(error),
+            }
+        }
+        if let Some(error) = refused {
+            return Err(error);
+        }
+    }
+    if sockets.len() > MOST_PORTS {
+        return Err(Error::unsupported(format!(
+            "{} published ports: more than {MOST_PORTS} of one container are not built yet",
+            sockets.len()
+        )));
+    }
+    Ok(sockets)
+}
+
+/// Those that are asked for, and with `-P` all exposed ones.
+fn ports_of(record: &ContainerRecord) -> Vec<PortSpec> {
+    let host = &record.spec.host;
+    let mut all = host.ports.clone();
+    if host.publish_all {
+        let exposed = record.spec.exposed_ports.iter();
+        for port in exposed.filter_map(|p| PortSpec::exposed(p)) {
+            let known = |p: &PortSpec| (p.container, p.protocol) == (port.container, port.protocol);
+            if !all.iter().any(known) {
+                all.push(port);
+            }
+        }
+    }
+    all
+}
+
+fn hosts_of(port: &PortSpec, binding: Option<IpAddr>) -> Result<Vec<IpAddr>, Error> {
+    if !port.host_ip.is_empty() {
+        let address = port.host_ip.trim_start_matches('[').trim_end_matches(']');
+        let address = address
+            .parse()
+            .map_err(|_| Error::invalid(format!("invalid host IP address: {}", port.host_ip)))?;
+        return Ok(vec![address]);
+    }
+    Ok(match binding {
+        Some(address) => vec![address],
+        None => vec![Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()],
+    })
+}
+
+/// One port on all its addresses; `wanted` 0: any that is free on all of them.
+fn publish_at(
+    networks: &Networks,
+    port: &PortSpec,
+    hosts: &[IpAddr],
+    wanted: u16,
+    endpoint: &EndpointState,
+) -> Result<(Vec<Publication>, Vec<OwnedFd>), Error> {
+    let (mut published, mut kept) = (Vec::new(), Vec::new());
+    let mut number = wanted;
+    for host in hosts {
+        // an address of the family is needed to lead to
+        let Some(to) = endpoint.address(host.is_ipv4()) else {
+            continue;
+        };
+        let socket = ports::reserve(port.protocol, *host, number);
+        let socket = socket.map_err(|e| not_had(networks, port, e))?;
+        if let Some((socket, bound)) = socket {
+            kept.push(socket);
+            number = bound;
+        }
+        published.push(Publication {
+            protocol: port.protocol,
+            host: *host,
+            port: number,
+            to: SocketAddr::new(to.address, port.container),
+        });
+    }
+    if published.is_empty() {
+        return Err(Error::invalid(format!(
+            "cannot publish {}/{} at {}: the network {} has no address of that family",
+            port.container, port.protocol, port.host_ip, endpoint.network
+        )));
+    }
+    Ok((published, kept))
+}
+
+/// In Docker's words, with who has it.
+fn not_had(networks: &Networks, port: &PortSpec, error: PortError) -> Error {
+    let PortError::InUse {
+        address, holder, ..
+    } = &error
+    else {
+        return Error::caused(ErrorKind::InvalidArgument, "publish a port", error);
+    };
+    let state = networks.state();
+    let same = |p: &Publication| {
+        (p.port, p.protocol) == (address.port(), port.protocol)
+            && p.host.is_ipv4() == address.is_ipv4()
+    };
+    let mut all = state.attached.values();
+    let container = all.find(|a| a.ports.iter().any(same));
+    let holder = match container {
+        Some(a) => format!("container {}", a.name),
+        None => holder.clone(),
+    };
+    Error::conflict(format!(
+        "Bind for {address} failed: port is already allocated: it is in use by {holder}"
+    ))
+}
+
+/// What containers that live on have; a file without a shim is a start that got no further, or an end
+/// that nobody saw.
+pub(super) fn take_up(inner: &Inner) -> Result<(), Error> {
+    let networks = &inner.networks;
+    let entries = match std::fs::read_dir(&networks.dir) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(Error::io("read the networks' files")(e)),
+    };
+    let shims = inner.config.exec_root.join("shims");
+    let mut paths: Vec<_> = entries.flatten().map(|e| e.path()).collect();
+    // the last run of a container first: an earlier one's file is what its end left
+    paths.sort_unstable_by(|a, b| b.cmp(a));
+    for path in paths {
+        let read = std::fs::read(&path)
+            .ok()
+            .and_then(|bytes| serde_json::from_slice::<Membership>(&bytes).ok());
+        let lives = |a: &Membership| {
+            shims.join(&a.container).exists() && networks.membership(&a.container).is_none()
+        };
+        match read.filter(lives) {
+            Some(membership) if path.extension().is_some_and(|e| e == "json") => {
+                networks.hold(&membership);
+                networks.note(membership);
+            }
+            _ if path.file_name().is_some_and(|n| n == super::change::ROUTER) => {}
+            _ => drop(std::fs::remove_file(&path)),
+        }
+    }
+    Ok(())
+}
+
+impl Networks {
+    fn hold(&self, membership: &Membership) {
+        let mut state = self.state();
+        for endpoint in &membership.endpoints {
+            let Some(known) = state.networks.get_mut(&endpoint.network_id) else {
+                continue;
+            };
+            for address in &endpoint.addresses {
+                for pool in &mut known.pools {
+                    // of another subnet, or twice: the kernel has it, so it stays
+                    drop(pool.take(address.address, &membership.container));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,512 @@
+//! Networks made and removed; containers connected and disconnected.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use net::{Namespace, Prefix, Table, host, ipam};
+
+use super::{BRIDGE, EndpointState, NetworkRecord, PREDEFINED, Subnet, failed, record, watch};
+use crate::container::Command;
+use crate::error::Error;
+use crate::inner::{Inner, ask};
+use crate::model::{EndpointSpec, ErrorKind};
+use crate::names;
+use crate::prune;
+use crate::views::{Filters, NetworkSpec};
+
+/// A file that says: this host did not forward before us.
+pub(super) const ROUTER: &str = "forwarding-was-off";
+
+/// Makes the host so as the records say. The first network of this run, or the engine's start.
+pub(super) fn set_up(inner: &Inner) -> Result<(), Error> {
+    let networks = &inner.networks;
+    std::fs::create_dir_all(&networks.dir)
+        .map_err(Error::io(format!("make {}", networks.dir.display())))?;
+    let marker = networks.dir.join(ROUTER);
+    if host::forward().map_err(failed("have the host forward packets"))? {
+        std::fs::write(&marker, "").map_err(Error::io("note that forwarding was off"))?;
+    }
+    let table = Table::new(&networks.instance.table(), marker.exists());
+    drop(networks.table.set(table));
+    if let Some(bridge) = &networks.default {
+        default_network(inner, bridge)?;
+    }
+    put_bridges(inner)?;
+    let wanted = wanted_links(inner);
+    let strays = host::remove_strays(&networks.instance, &wanted);
+    for stray in strays.map_err(failed("remove stray links"))? {
+        tracing::info!(link = stray, "removed: nobody's");
+    }
+    networks.replace_table()
+}
+
+/// What an earlier run left, where there are no networks now.
+pub(super) fn clear(inner: &Inner) -> Result<(), Error> {
+    let networks = &inner.networks;
+    let wanted = wanted_links(inner);
+    host::remove_strays(&networks.instance, &wanted).map_err(failed("remove stray links"))?;
+    if networks.state().attached.is_empty() {
+        let table = Table::new(&networks.instance.table(), false);
+        table
+            .delete()
+            .map_err(failed("remove the firewall's table"))?;
+    }
+    Ok(())
+}
+
+fn wanted_links(inner: &Inner) -> BTreeSet<String> {
+    let state = inner.networks.state();
+    let bridges = state.networks.values().map(|k| k.record.bridge.clone());
+    let ends = state.attached.values().flat_map(|a| &a.endpoints);
+    bridges
+        .chain(ends.map(|e| e.host_interface.clone()))
+        .collect()
+}
+
+/// One that cannot be made costs itself alone.
+fn put_bridges(inner: &Inner) -> Result<(), Error> {
+    let networks = &inner.networks;
+    let state = networks.state();
+    let records: Vec<_> = state.networks.values().map(|k| k.record.clone()).collect();
+    drop(state);
+    if records.iter().any(|r| r.ipv6) {
+        host::forward6().map_err(failed("have the host forward IPv6"))?;
+    }
+    for record in records {
+        if let Err(error) = host::put_bridges(&[record.link(&networks.instance)]) {
+            let error = failed::<net::HostError>("set up the network's bridge")(error);
+            if record.name == BRIDGE {
+                networks.state().networks.remove(&record.id);
+                return Err(error);
+            }
+            tracing::warn!(network = record.name, error = %error.report(), "it does not work");
+        }
+    }
+    Ok(())
+}
+
+/// The default network is a record as any other: it keeps its subnet.
+fn default_network(inner: &Inner, bridge: &str) -> Result<(), Error> {
+    let networks = &inner.networks;
+    let have = networks.find(BRIDGE).ok();
+    if have.as_ref().is_some_and(|r| r.bridge == bridge) {
+        return Ok(());
+    }
+    let record = match have {
+        Some(have) => NetworkRecord {
+            bridge: bridge.to_owned(),
+            ..(*have).clone()
+        },
+        None => {
+            let spec = NetworkSpec {
+                name: BRIDGE.to_owned(),
+                options: [(
+                    "com.docker.network.bridge.name".to_owned(),
+                    bridge.to_owned(),
+                )]
+                .into(),
+                ..NetworkSpec::default()
+            };
+            let subnets = subnets(inner, &spec, "")?;
+            NetworkRecord::new(names::new_id(), &spec, subnets)
+        }
+    };
+    save(inner, &record)?;
+    networks.know(record);
+    Ok(())
+}
+
+fn save(inner: &Inner, record: &NetworkRecord) -> Result<(), Error> {
+    let document = serde_json::to_string(record).map_err(failed("encode the network's record"))?;
+    let row = store::NetworkRow {
+        id: record.id.clone(),
+        name: record.name.clone(),
+        document,
+    };
+    inner.store.network_put(&row).map_err(|e| match e {
+        store::NetworkError::NameTaken { .. } => Error::conflict(e.to_string()),
+        e => Error::store("write the network's record")(e),
+    })
+}
+
+/// Those that are asked for, the rest from the pool: what overlaps no other network and no route.
+fn subnets(inner: &Inner, spec: &NetworkSpec, id: &str) -> Result<Vec<Subnet>, Error> {
+    let networks = &inner.networks;
+    let mut out = Vec::new();
+    for asked in &spec.subnets {
+        let subnet = asked.subnet.network();
+        if subnet.bits() - subnet.length < 2 {
+            return Err(Error::invalid(format!("the subnet {subnet} has no room")));
+        }
+        let inside = |a: IpAddr| subnet.contains(a);
+        if asked.gateway.is_some_and(|g| !inside(g)) {
+            let text = format!("no matching subnet for gateway in {subnet}");
+            return Err(Error::invalid(text));
+        }
+        if asked.range.is_some_and(|r| !inside(r.address)) {
+            return Err(Error::invalid(format!(
+                "no matching subnet for range in {subnet}"
+            )));
+        }
+        if let Some(other) = overlapping(inner, subnet) {
+            return Err(Error::new(
+                ErrorKind::Forbidden,
+                format!(
+                    "Pool overlaps with other one on this address space: {subnet} with that of network {other}"
+                ),
+            ));
+        }
+        out.push(Subnet {
+            subnet,
+            range: asked.range,
+            gateway: asked.gateway.unwrap_or_else(|| first(subnet)),
+        });
+    }
+    let lacks = |out: &[Subnet], four: bool| !out.iter().any(|s| s.gateway.is_ipv4() == four);
+    if lacks(&out, true) {
+        let socket = net::socket::Socket::route().map_err(failed("look at the host's routes"))?;
+        let ours = host::ours(&socket, &networks.instance);
+        let ours = ours.map_err(failed("look at the host's links"))?;
+        let ours: Vec<u32> = ours.iter().map(|l| l.index).collect();
+        let mut taken = socket
+            .routed(&ours)
+            .map_err(failed("look at the host's routes"))?;
+        let state = networks.state();
+        let known = state.networks.values().flat_map(|k| &k.record.subnets);
+        taken.extend(known.map(|s| s.subnet));
+        drop(state);
+        let subnet = ipam::free_subnet(&ipam::default_pools(), &taken).ok_or_else(|| {
+            Error::conflict(
+                "no subnet is free that the host has no route into: name one (--subnet)",
+            )
+        })?;
+        out.push(own(subnet));
+    }
+    if spec.ipv6 && lacks(&out, false) {
+        out.push(own(ipam::unique_local(id)));
+    }
+    out.sort_by_key(|s| s.gateway.is_ipv6());
+    Ok(out)
+}
+
+fn own(subnet: Prefix) -> Subnet {
+    Subnet {
+        subnet,
+        range: None,
+        gateway: first(subnet),
+    }
+}
+
+fn first(subnet: Prefix) -> IpAddr {
+    match subnet.network().address {
+        IpAddr::V4(a) => IpAddr::V4((u32::from(a) + 1).into()),
+        IpAddr::V6(a) => IpAddr::V6((u128::from(a) + 1).into()),
+    }
+}
+
+fn overlapping(inner: &Inner, subnet: Prefix) -> Option<String> {
+    let state = inner.networks.state();
+    let mut all = state.networks.values();
+    all.find(|k| k.record.subnets.iter().any(|s| s.subnet.overlaps(&subnet)))
+        .map(|k| k.record.name.clone())
+}
+
+pub(crate) async fn create(engine: &Arc<Inner>, spec: NetworkSpec) -> Result<String, Error> {
+    names::check("network", &spec.name)?;
+    record::check_options(&spec.options)?;
+    if PREDEFINED.contains(&spec.name.as_str()) {
+        return Err(Error::new(
+            ErrorKind::Forbidden,
+            format!(
+                "operation is not permitted on predefined {} network",
+                spec.name
+            ),
+        ));
+    }
+    let turn = engine.networks.turn.lock().await;
+    if engine
+        .networks
+        .find(&spec.name)
+        .is_ok_and(|r| r.name == spec.name)
+    {
+        return Err(Error::conflict(format!(
+            "network with name {} already exists",
+            spec.name
+        )));
+    }
+    let made = engine
+        .blocking("make the network", move |inner| make(inner, &spec))
+        .await;
+    drop(turn);
+    let (record, first) = made?;
+    engine.networks.publish();
+    if first {
+        watch::begin(engine);
+    }
+    event(engine, &record, "create", None);
+    Ok(record.id)
+}
+
+/// Row, then bridge, then table: what is cut short is made whole, or removed, at the next start.
+fn make(inner: &Inner, spec: &NetworkSpec) -> Result<(NetworkRecord, bool), Error> {
+    let networks = &inner.networks;
+    let first = networks.table.get().is_none();
+    if first {
+        set_up(inner)?;
+    }
+    let id = names::new_id();
+    let record = NetworkRecord::new(id.clone(), spec, subnets(inner, spec, &id)?);
+    let taken = networks
+        .state()
+        .networks
+        .values()
+        .any(|k| k.record.bridge == record.bridge);
+    if taken {
+        let text = format!("the interface {} is that of another network", record.bridge);
+        return Err(Error::conflict(text));
+    }
+    sys::fault::point("engine.network.create").map_err(Error::io("make the network"))?;
+    save(inner, &record)?;
+    networks.know(record.clone());
+    let made = || {
+        if record.ipv6 {
+            host::forward6().map_err(failed("have the host forward IPv6"))?;
+        }
+        host::put_bridges(&[record.link(&networks.instance)])
+            .map_err(failed("make the network's bridge"))?;
+        let table = networks.table()?;
+        table
+            .add(&record.segment().elements())
+            .or_else(|_| networks.replace_table())
+    };
+    if let Err(error) = made() {
+        // not acknowledged: it must not be there at the next start
+        drop(unmake(inner, &record));
+        return Err(error);
+    }
+    Ok((record, first))
+}
+
+fn unmake(inner: &Inner, record: &NetworkRecord) -> Result<(), Error> {
+    let networks = &inner.networks;
+    sys::fault::point("engine.network.remove").map_err(Error::io("remove the network"))?;
+    inner
+        .store
+        .network_remove(&record.id)
+        .map_err(Error::store("remove the network's record"))?;
+    networks.state().networks.remove(&record.id);
+    // the name may be somebody else's: that was why it could not be made
+    let socket = net::socket::Socket::route().map_err(failed("remove the network's bridge"))?;
+    let ours = host::ours(&socket, &networks.instance).unwrap_or_default();
+    if ours.iter().any(|l| l.name == record.bridge) {
+        host::remove_link(&record.bridge).map_err(failed("remove the network's bridge"))?;
+    }
+    networks.replace_table()
+}
+
+pub(crate) async fn remove(engine: &Arc<Inner>, wanted: &str) -> Result<(), Error> {
+    let record = engine.networks.find(wanted)?;
+    if PREDEFINED.contains(&record.name.as_str()) {
+        return Err(Error::new(
+            ErrorKind::Forbidden,
+            format!(
+                "{} is a pre-defined network and cannot be removed",
+                record.name
+            ),
+        ));
+    }
+    let turn = engine.networks.turn.lock().await;
+    let in_it: Vec<String> = {
+        let state = engine.networks.state();
+        let all = state.attached.values();
+        all.filter(|a| a.endpoints.iter().any(|e| e.network_id == record.id))
+            .map(|a| a.name.clone())
+            .collect()
+    };
+    if !in_it.is_empty() {
+        return Err(Error::new(
+            ErrorKind::Forbidden,
+            format!(
+                "error while removing network: network {} has active endpoints: {}; disconnect them first",
+                record.name,
+                in_it.join(", ")
+            ),
+        ));
+    }
+    let gone = record.clone();
+    engine
+        .blocking("remove the network", move |inner| unmake(inner, &gone))
+        .await?;
+    drop(turn);
+    engine.networks.publish();
+    event(engine, &record, "destroy", None);
+    Ok(())
+}
+
+/// Those that no container refers to. Answers their names.
+pub(crate) async fn prune(engine: &Arc<Inner>, filters: &Filters) -> Result<Vec<String>, Error> {
+    prune::known(filters, &["label", "label!", "until"])?;
+    let until = prune::until(filters)?;
+    let used: BTreeSet<String> = {
+        let views = engine.containers.views();
+        views
+            .iter()
+            .flat_map(|v| v.record.networks.keys().cloned())
+            .collect()
+    };
+    let mut gone = Vec::new();
+    for view in engine.networks.views().iter() {
+        let record = &view.record;
+        let young = until.is_some_and(|limit| {
+            record
+                .created
+                .parse::<jiff::Timestamp>()
+                .is_ok_and(|at| at > limit)
+        });
+        let stays = PREDEFINED.contains(&record.name.as_str())
+            || used.contains(&record.name)
+            || young
+            || !prune::labels_match(filters, &record.labels);
+        if !stays && remove(engine, &record.id).await.is_ok() {
+            gone.push(record.name.clone());
+        }
+    }
+    Ok(gone)
+}
+
+pub(crate) fn event(engine: &Inner, record: &NetworkRecord, action: &str, container: Option<&str>) {
+    let mut attributes: std::collections::BTreeMap<String, String> = [
+        ("name".to_owned(), record.name.clone()),
+        ("type".to_owned(), record.driver.clone()),
+    ]
+    .into();
+    if let Some(container) = container {
+        attributes.insert("container".to_owned(), container.to_owned());
+    }
+    engine
+        .events
+        .emit("network", action, &record.id, attributes);
+}
+
+pub(crate) async fn connect(
+    engine: &Arc<Inner>,
+    network: &str,
+    container: &str,
+    spec: EndpointSpec,
+) -> Result<(), Error> {
+    let record = engine.networks.find(network)?;
+    crate::create::check_endpoint(&record, &spec)?;
+    let entry = engine.containers.find(container)?;
+    let (name, id) = (record.name.clone(), entry.id.to_string());
+    ask(&entry, |reply| Command::Connect {
+        network: name,
+        spec: Box::new(spec),
+        reply,
+    })
+    .await?;
+    event(engine, &record, "connect", Some(&id));
+    Ok(())
+}
+
+pub(crate) async fn disconnect(
+    engine: &Arc<Inner>,
+    network: &str,
+    container: &str,
+) -> Result<(), Error> {
+    let record = engine.networks.find(network)?;
+    let entry = engine.containers.find(container)?;
+    let (name, id) = (record.name.clone(), entry.id.to_string());
+    ask(&entry, |reply| Command::Disconnect {
+        network: name,
+        reply,
+    })
+    .await?;
+    event(engine, &record, "disconnect", Some(&id));
+    Ok(())
+}
+
+/// Of a running container: another link into its namespace. Nothing is left on an error.
+pub(crate) fn plug(
+    inner: &Inner,
+    container: &str,
+    pid: i32,
+    network: &str,
+    spec: &EndpointSpec,
+) -> Result<(), Error> {
+    let networks = &inner.networks;
+    let mut membership = networks
+        .membership(container)
+        .map(|a| (*a).clone())
+        .ok_or_else(|| {
+            Error::conflict("container cannot be connected: it shares another's network, the host's, or has none")
+        })?;
+    let taken: BTreeSet<&str> = membership
+        .endpoints
+        .iter()
+        .map(|e| e.interface.as_str())
+        .collect();
+    let free = (0..=taken.len()).map(|n| format!("eth{n}"));
+    let interface = free.into_iter().find(|n| !taken.contains(n.as_str()));
+    let endpoint =
+        networks.reserve_endpoint(container, network, spec, interface.unwrap_or_default())?;
+    membership.endpoints.push(endpoint.clone());
+    let made = || {
+        let namespace =
+            Namespace::of_process(pid).map_err(failed("enter the container's network"))?;
+        networks.save(&membership)?;
+        host::connect(&networks.instance, &namespace, &[endpoint.link(false)])
+            .map_err(failed("link the container to the network"))?;
+        route(&namespace, &membership)
+    };
+    if let Err(error) = made() {
+        networks.return_endpoint(&endpoint);
+        drop(host::remove_link(&endpoint.host_interface));
+        if let Some(before) = networks.membership(container) {
+            drop(networks.save(&before));
+        }
+        return Err(error);
+    }
+    networks.note(membership);
+    networks.publish();
+    Ok(())
+}
+
+fn route(namespace: &Namespace, membership: &super::Membership) -> Result<(), Error> {
+    let default = membership.default_endpoint().map(|e| e.link(true));
+    host::route_by(namespace, default.as_ref()).map_err(failed("set the container's route"))
+}
+
+/// The other way round.
+pub(crate) fn unplug(inner: &Inner, container: &str, pid: i32, network: &str) -> Result<(), Error> {
+    let networks = &inner.networks;
+    let Some(have) = networks.membership(container) else {
+        return Ok(());
+    };
+    let mut membership = (*have).clone();
+    let (out, stay): (Vec<EndpointState>, Vec<EndpointState>) = membership
+        .endpoints
+        .into_iter()
+        .partition(|e| e.network == network);
+    let Some(endpoint) = out.into_iter().next() else {
+        return Ok(());
+    };
+    let leads_here = membership
+        .ports
+        .iter()
+        .any(|p| endpoint.addresses.iter().any(|a| a.address == p.to.ip()));
+    if leads_here {
+        return Err(Error::unsupported(format!(
+            "disconnecting {network}, to which this container's published ports lead, is not built yet: stop the container first"
+        )));
+    }
+    membership.endpoints = stay;
+    host::remove_link(&endpoint.host_interface).map_err(failed("remove the link"))?;
+    networks.save(&membership)?;
+    networks.return_endpoint(&endpoint);
+    let namespace = Namespace::of_process(pid).map_err(failed("enter the container's network"))?;
+    let routed = route(&namespace, &membership);
+    networks.note(membership);
+    networks.publish();
+    routed
+}

@@ -1,0 +1,337 @@
+//! rtnetlink: links, addresses, routes.
+//!
+//! source: rtnetlink(7), linux/if_link.h, linux/rtnetlink.h
+
+use std::net::IpAddr;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use crate::addr::{Mac, Prefix};
+use crate::message::{ACK, Batch, CREATE, DUMP, EXCL, Message, REPLACE, attribute, text, u32_at};
+use crate::socket::{NetlinkError, Socket};
+
+const NEWLINK: u16 = 16;
+const DELLINK: u16 = 17;
+const GETLINK: u16 = 18;
+const NEWADDR: u16 = 20;
+const DELADDR: u16 = 21;
+const GETADDR: u16 = 22;
+const NEWROUTE: u16 = 24;
+const DELROUTE: u16 = 25;
+const GETROUTE: u16 = 26;
+
+mod link {
+    pub(super) const ADDRESS: u16 = 1;
+    pub(super) const NAME: u16 = 3;
+    pub(super) const MTU: u16 = 4;
+    pub(super) const MASTER: u16 = 10;
+    pub(super) const INFO: u16 = 18;
+    pub(super) const GROUP: u16 = 27;
+    pub(super) const NAMESPACE: u16 = 28;
+    pub(super) const INFO_KIND: u16 = 1;
+    pub(super) const INFO_DATA: u16 = 2;
+    pub(super) const INFO_PORT_KIND: u16 = 4;
+    pub(super) const INFO_PORT_DATA: u16 = 5;
+    pub(super) const VETH_PEER: u16 = 1;
+    pub(super) const PORT_HAIRPIN: u16 = 4;
+}
+
+const INET: u8 = 2;
+const INET6: u8 = 10;
+const UP: u32 = 1;
+/// No duplicate address detection: we gave the address out, and a start does not wait a second.
+const NO_DAD: u8 = 0x02;
+
+fn family(address: IpAddr) -> u8 {
+    if address.is_ipv4() { INET } else { INET6 }
+}
+
+fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(a) => a.octets().to_vec(),
+        IpAddr::V6(a) => a.octets().to_vec(),
+    }
+}
+
+/// `struct ifinfomsg`.
+fn interface(index: u32, flags: u32, change: u32) -> [u8; 16] {
+    let mut header = [0; 16];
+    header[4..8].copy_from_slice(&index.to_ne_bytes());
+    header[8..12].copy_from_slice(&flags.to_ne_bytes());
+    header[12..16].copy_from_slice(&change.to_ne_bytes());
+    header
+}
+
+/// A bridge as it should be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bridge {
+    pub name: String,
+    /// Given, so that it does not change with the ports.
+    pub mac: Mac,
+    pub group: u32,
+    /// 0: the kernel's.
+    pub mtu: u32,
+    /// The host's own addresses in the network.
+    pub addresses: Vec<Prefix>,
+}
+
+/// A pair of links, one end in a container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Veth {
+    /// The host's end.
+    pub host: String,
+    /// The container's end, in its namespace.
+    pub name: String,
+    pub mac: Mac,
+    pub group: u32,
+    pub mtu: u32,
+    /// Index of the bridge.
+    pub bridge: u32,
+}
+
+impl Batch {
+    /// Makes the bridge, or makes the one that is there so.
+    pub(crate) fn bridge(&mut self, bridge: &Bridge) {
+        self.message(NEWLINK, CREATE | ACK, &interface(0, UP, UP));
+        self.str(link::NAME, &bridge.name)
+            .bytes(link::ADDRESS, &bridge.mac.0)
+            .u32(link::GROUP, bridge.group);
+        if bridge.mtu != 0 {
+            self.u32(link::MTU, bridge.mtu);
+        }
+        self.nest(link::INFO, |b| {
+            b.str(link::INFO_KIND, "bridge");
+        });
+    }
+
+    /// Both ends in their places, the host's end up and in the bridge, by one message; a second lets
+    /// frames leave by the port they came from, for a container that calls itself by a published
+    /// port.
+    pub(crate) fn veth(&mut self, veth: &Veth, namespace: BorrowedFd<'_>) {
+        self.message(NEWLINK, CREATE | EXCL | ACK, &interface(0, UP, UP));
+        self.str(link::NAME, &veth.host)
+            .u32(link::GROUP, veth.group)
+            .u32(link::MASTER, veth.bridge);
+        if veth.mtu != 0 {
+            self.u32(link::MTU, veth.mtu);
+        }
+        let peer = |b: &mut Self| {
+            // down: the kernel opens no end before both are there
+            b.raw(&interface(0, 0, 0))
+                .str(link::NAME, &veth.name)
+                .bytes(link::ADDRESS, &veth.mac.0)
+                .u32(link::NAMESPACE, namespace.as_raw_fd().cast_unsigned());
+            if veth.mtu != 0 {
+                b.u32(link::MTU, veth.mtu);
+            }
+        };
+        self.nest(link::INFO, |b| {
+            b.str(link::INFO_KIND, "veth").nest(link::INFO_DATA, |b| {
+                b.nest(link::VETH_PEER, peer);
+            });
+        });
+        self.message(NEWLINK, ACK, &interface(0, 0, 0));
+        self.str(link::NAME, &veth.host).nest(link::INFO, |b| {
+            b.str(link::INFO_PORT_KIND, "bridge")
+                .nest(link::INFO_PORT_DATA, |b| {
+                    b.u8(link::PORT_HAIRPIN, 1);
+                });
+        });
+    }
+
+    pub(crate) fn up(&mut self, index: u32) {
+        self.message(NEWLINK, ACK, &interface(index, UP, UP));
+    }
+
+    pub(crate) fn delete_link(&mut self, index: u32) {
+        self.message(DELLINK, ACK, &interface(index, 0, 0));
+    }
+
+    pub(crate) fn delete_link_named(&mut self, name: &str) {
+        self.message(DELLINK, ACK, &interface(0, 0, 0));
+        self.str(link::NAME, name);
+    }
+
+    fn address_of(&mut self, kind: u16, flags: u16, index: u32, prefix: Prefix) {
+        let mut header = [0; 8];
+        header[0] = family(prefix.address);
+        header[1] = prefix.length;
+        header[2] = if prefix.address.is_ipv6() { NO_DAD } else { 0 };
+        header[4..8].copy_from_slice(&index.to_ne_bytes());
+        self.message(kind, flags | ACK, &header);
+        let bytes = octets(prefix.address);
+        self.bytes(2, &bytes).bytes(1, &bytes);
+        if prefix.address.is_ipv4() && prefix.length < 31 {
+            self.bytes(4, &octets(prefix.range().1));
+        }
+    }
+
+    pub(crate) fn address(&mut self, index: u32, prefix: Prefix) {
+        self.address_of(NEWADDR, CREATE | REPLACE, index, prefix);
+    }
+
+    pub(crate) fn delete_address(&mut self, index: u32, prefix: Prefix) {
+        self.address_of(DELADDR, 0, index, prefix);
+    }
+
+    fn route_of(&mut self, kind: u16, flags: u16, index: u32, gateway: IpAddr) {
+        // family, lengths, type of service, table main, protocol static, scope universe, unicast
+        let header = [family(gateway), 0, 0, 0, 254, 4, 0, 1, 0, 0, 0, 0];
+        self.message(kind, flags | ACK, &header);
+        self.bytes(5, &octets(gateway)).u32(4, index);
+    }
+
+    pub(crate) fn default_route(&mut self, index: u32, gateway: IpAddr) {
+        self.route_of(NEWROUTE, CREATE | REPLACE, index, gateway);
+    }
+
+    pub(crate) fn delete_default_route(&mut self, index: u32, gateway: IpAddr) {
+        self.route_of(DELROUTE, 0, index, gateway);
+    }
+}
+
+/// A link as it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Link {
+    pub index: u32,
+    pub name: String,
+    pub group: u32,
+    /// `bridge`, `veth`...; empty for hardware.
+    pub kind: String,
+    /// Index of the bridge it is a port of; 0: none.
+    pub master: u32,
+    pub up: bool,
+}
+
+fn link_of(message: &Message<'_>) -> Option<Link> {
+    let index = u32_at(message.payload, 4)?;
+    let flags = u32_at(message.payload, 8)?;
+    let all = message.payload.get(16..)?;
+    let number = |kind| attribute(all, kind).and_then(|v| u32_at(v, 0)).unwrap_or(0);
+    let kind = attribute(all, link::INFO).and_then(|i| attribute(i, link::INFO_KIND));
+    Some(Link {
+        index,
+        name: attribute(all, link::NAME).map(text)?,
+        group: number(link::GROUP),
+        kind: kind.map(text).unwrap_or_default(),
+        master: number(link::MASTER),
+        up: flags & UP != 0,
+    })
+}
+
+impl Socket {
+    /// All links of the namespace.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn links(&self) -> Result<Vec<Link>, NetlinkError> {
+        let mut batch = Batch::default();
+        batch.message(GETLINK, DUMP, &interface(0, 0, 0));
+        let mut all = Vec::new();
+        self.dump(&batch, "list the links", |m| {
+            if m.kind == NEWLINK {
+                all.extend(link_of(m));
+            }
+        })?;
+        Ok(all)
+    }
+
+    /// The link of that name; absent where there is none.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn link(&self, name: &str) -> Result<Option<Link>, NetlinkError> {
+        let mut batch = Batch::default();
+        batch.message(GETLINK, ACK, &interface(0, 0, 0));
+        batch.str(link::NAME, name);
+        let mut found = None;
+        let asked = self.dump(&batch, &format!("find the link {name}"), |m| {
+            if m.kind == NEWLINK {
+                found = link_of(m);
+            }
+        });
+        match asked {
+            Err(e) if e.errno() == rustix::io::Errno::NODEV.raw_os_error() => Ok(None),
+            Err(e) => Err(e),
+            Ok(()) => Ok(found),
+        }
+    }
+
+    /// Addresses with the index of their link.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn addresses(&self) -> Result<Vec<(u32, Prefix)>, NetlinkError> {
+        let mut batch = Batch::default();
+        batch.message(GETADDR, DUMP, &[0; 8]);
+        let mut all = Vec::new();
+        self.dump(&batch, "list the addresses", |m| {
+            let parse = || {
+                let index = u32_at(m.payload, 4)?;
+                let all = m.payload.get(8..)?;
+                let address = ip(attribute(all, 2).or_else(|| attribute(all, 1))?)?;
+                let length = *m.payload.get(1)?;
+                Some((index, Prefix { address, length }))
+            };
+            if m.kind == NEWADDR {
+                all.extend(parse());
+            }
+        })?;
+        Ok(all)
+    }
+
+    /// Where packets are routed to by the table main, without default routes, and with the links
+    /// of index in `but` left out.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn routed(&self, but: &[u32]) -> Result<Vec<Prefix>, NetlinkError> {
+        const MAIN: u8 = 254;
+        let mut batch = Batch::default();
+        batch.message(GETROUTE, DUMP, &[0; 12]);
+        let mut all = Vec::new();
+        self.dump(&batch, "list the routes", |m| {
+            let parse = || {
+                let (length, table) = (*m.payload.get(1)?, *m.payload.get(4)?);
+                let attributes = m.payload.get(12..)?;
+                let address = ip(attribute(attributes, 1)?)?;
+                let out = attribute(attributes, 4).and_then(|v| u32_at(v, 0));
+                let ours = out.is_some_and(|index| but.contains(&index));
+                (table == MAIN && length > 0 && !ours).then_some(Prefix { address, length })
+            };
+            if m.kind == NEWROUTE {
+                all.extend(parse());
+            }
+        })?;
+        Ok(all)
+    }
+
+    /// Default routes: index of the link, next hop.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn default_routes(&self) -> Result<Vec<(u32, IpAddr)>, NetlinkError> {
+        let mut batch = Batch::default();
+        batch.message(GETROUTE, DUMP, &[0; 12]);
+        let mut all = Vec::new();
+        self.dump(&batch, "list the routes", |m| {
+            let parse = || {
+                let whole = *m.payload.get(1)? == 0 && *m.payload.get(4)? == 254;
+                let values = m.payload.get(12..)?;
+                let index = u32_at(attribute(values, 4)?, 0)?;
+                let gateway = ip(attribute(values, 5)?)?;
+                whole.then_some((index, gateway))
+            };
+            if m.kind == NEWROUTE {
+                all.extend(parse());
+            }
+        })?;
+        Ok(all)
+    }
+}
+
+pub(crate) fn ip(bytes: &[u8]) -> Option<IpAddr> {
+    if let Ok(four) = <[u8; 4]>::try_from(bytes) {
+        return Some(IpAddr::from(four));
+    }
+    <[u8; 16]>::try_from(bytes).ok().map(IpAddr::from)
+}
