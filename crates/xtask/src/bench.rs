@@ -20,7 +20,6 @@ mod unpack;
 
 use crate::Failed;
 use crate::dist;
-use crate::run::{program, run};
 use crate::setup;
 
 /// What was asked for.
@@ -75,31 +74,6 @@ impl Options {
     }
 }
 
-/// crun refuses version 1 beside a version 2 hierarchy that has controllers: then everything is
-/// measured in a mount namespace that doesn't show the latter.
-fn without_hybrid(arguments: &[String]) -> Result<Option<Result<(), Failed>>, Failed> {
-    const INSIDE: &str = "PLIMSOLL_BENCH_INSIDE";
-    let cgroups = host::cgroups::read()?;
-    let hybrid = cgroups.mode == host::CgroupMode::Hybrid;
-    let Some(v2) = cgroups.v2().filter(|h| hybrid && !h.controllers.is_empty()) else {
-        return Ok(None);
-    };
-    if std::env::var_os(INSIDE).is_some() {
-        return Err("the version 2 hierarchy is still shown".into());
-    }
-    let mut command = program("unshare");
-    command
-        .args(["--mount", "--propagation", "private", "sh", "-c"])
-        .arg("umount \"$1\" && shift && exec \"$@\"")
-        .arg("sh")
-        .arg(&v2.mount)
-        .arg(std::env::current_exe()?)
-        .arg("bench")
-        .args(arguments)
-        .env(INSIDE, "1");
-    Ok(Some(run(&mut command)))
-}
-
 /// Measures and writes `bench/RESULTS.md` (only for a whole run with peers).
 pub(crate) fn bench(arguments: &[String]) -> Result<(), Failed> {
     let options = options(arguments)?;
@@ -113,7 +87,7 @@ pub(crate) fn bench(arguments: &[String]) -> Result<(), Failed> {
             ("runc", "runc"),
         ])?;
     }
-    if let Some(done) = without_hybrid(arguments)? {
+    if let Some(done) = setup::without_unified("bench", arguments)? {
         return done;
     }
     setup::install(&[("busybox", "busybox-static"), ("mmdebstrap", "mmdebstrap")])?;
