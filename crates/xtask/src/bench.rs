@@ -9,11 +9,13 @@
 //! peers     how each engine is started, asked, and what its processes are
 //! measure   the measurements
 //! unpack    a large image against gzip | tar
+//! oci       the runtime alone beside crun and runc: a page of its own
 //! report    the table, with the issue's targets
 //! ```
 
 mod measure;
 mod meter;
+mod oci;
 mod peers;
 mod report;
 mod unpack;
@@ -35,7 +37,7 @@ struct Options {
 }
 
 const ENGINES: [&str; 3] = ["plimsoll", "docker", "podman"];
-const PARTS: [&str; 5] = ["run", "api", "parallel", "unpack", "floor"];
+const PARTS: [&str; 6] = ["run", "api", "parallel", "unpack", "floor", "oci"];
 
 fn options(arguments: &[String]) -> Result<Options, Failed> {
     let mut options = Options {
@@ -94,6 +96,13 @@ pub(crate) fn bench(arguments: &[String]) -> Result<(), Failed> {
     if options.engines.iter().any(|e| e == "plimsoll") {
         dist::program_to_show()?;
     }
+    if options.wants("oci") {
+        dist::program_to_show()?;
+        oci::oci(&options)?;
+        if options.parts.len() == 1 {
+            return Ok(());
+        }
+    }
     let mut table = report::Table::default();
     let mut engines = peers::start(&options)?;
     let measured = measure::all(&options, &mut engines, &mut table);
@@ -102,7 +111,13 @@ pub(crate) fn bench(arguments: &[String]) -> Result<(), Failed> {
     measured?;
     if options.engines.len() == ENGINES.len() && options.parts.is_empty() {
         let path = crate::run::root().join("bench/RESULTS.md");
-        std::fs::write(&path, table.document(&options)?)?;
+        let about = format!(
+            "Written by `cargo xtask bench`: all engines in one run, interleaved, medians of {} \
+             rounds; peers as Debian\npackages them, each with a root of its own and without \
+             networks. CPU is that of all processes: command line, daemon,\nhelpers, container.",
+            options.rounds
+        );
+        std::fs::write(&path, table.document("Results", &about)?)?;
         println!("written: bench/RESULTS.md");
     }
     Ok(())
