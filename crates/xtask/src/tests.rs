@@ -8,13 +8,19 @@ use crate::setup::{self, Need};
 use crate::tidy;
 
 /// What tests run besides our own programs.
-const NEEDS: [Need; 6] = [
+const NEEDS: [Need; 11] = [
     ("busybox", "busybox-static"),
     ("docker", "docker.io"),
     ("mkfs.ext4", "e2fsprogs"),
     ("mkfs.xfs", "xfsprogs"),
     ("mkfs.btrfs", "btrfs-progs"),
     ("losetup", "mount"),
+    // our runtime in runc's place: below these two, and with terminals that script(1) makes
+    ("podman", "podman"),
+    ("containerd", "containerd"),
+    ("ctr", "containerd"),
+    ("runc", "runc"),
+    ("script", "bsdutils"),
 ];
 
 struct Stage {
