@@ -426,7 +426,7 @@ fn podman_makes_pods() {
         assert_eq!(namespace(one.pid, kind), namespace(two.pid, kind), "{kind}");
         assert_ne!(
             namespace(one.pid, kind),
-            namespace(std::process::id() as i32, kind)
+            namespace(std::process::id().cast_signed(), kind)
         );
     }
     for kind in ["mnt", "pid"] {
