@@ -9,11 +9,13 @@
 //! peers     how each engine is started, asked, and what its processes are
 //! measure   the measurements
 //! unpack    a large image against gzip | tar
+//! oci       the runtime alone beside crun and runc: a page of its own
 //! report    the table, with the issue's targets
 //! ```
 
 mod measure;
 mod meter;
+mod oci;
 mod peers;
 mod report;
 mod unpack;
@@ -36,7 +38,7 @@ struct Options {
 }
 
 const ENGINES: [&str; 3] = ["plimsoll", "docker", "podman"];
-const PARTS: [&str; 5] = ["run", "api", "parallel", "unpack", "floor"];
+const PARTS: [&str; 6] = ["run", "api", "parallel", "unpack", "floor", "oci"];
 
 fn options(arguments: &[String]) -> Result<Options, Failed> {
     let mut options = Options {
@@ -83,7 +85,7 @@ const DISK_GIB: u64 = 40;
 /// - temporary directories, and so every engine's roots, are on a fresh ext4 as mkfs makes it: what
 ///   hosts have. A root file system without a journal, as some virtual machines have, looks at every
 ///   inode freed in the last minutes whenever it makes one, and what is measured then is the past.
-/// - the version 2 hierarchy is not shown beside version 1 where it has controllers: crun refuses.
+/// - the version 2 hierarchy is not shown beside version 1: crun refuses such hosts.
 fn in_own_namespace(arguments: &[String]) -> Result<Option<Result<(), Failed>>, Failed> {
     const INSIDE: &str = "PLIMSOLL_BENCH_INSIDE";
     if std::env::var_os(INSIDE).is_some() {
@@ -96,10 +98,7 @@ fn in_own_namespace(arguments: &[String]) -> Result<Option<Result<(), Failed>>, 
     run(program("mkfs.ext4").args(["-q", "-F"]).arg(&image))?;
     let cgroups = host::cgroups::read()?;
     let hybrid = cgroups.mode == host::CgroupMode::Hybrid;
-    let hidden = cgroups
-        .v2()
-        .filter(|h| hybrid && !h.controllers.is_empty())
-        .map(|h| h.mount.clone());
+    let hidden = cgroups.v2().filter(|_| hybrid).map(|h| h.mount.clone());
     const SCRIPT: &str = "mount -o loop \"$1\" \"$2\" && { test -z \"$3\" || umount \"$3\"; } \
                           && TMPDIR=$2 && export TMPDIR && shift 3 && \"$@\"";
     let mut command = program("unshare");
@@ -133,11 +132,17 @@ pub(crate) fn bench(arguments: &[String]) -> Result<(), Failed> {
         ("mmdebstrap", "mmdebstrap"),
         ("mkfs.ext4", "e2fsprogs"),
     ])?;
-    if options.engines.iter().any(|e| e == "plimsoll") {
+    if options.engines.iter().any(|e| e == "plimsoll") || options.wants("oci") {
         dist::program_to_show()?;
     }
     if let Some(done) = in_own_namespace(arguments)? {
         return done;
+    }
+    if options.wants("oci") {
+        oci::oci(&options)?;
+        if options.parts.len() == 1 {
+            return Ok(());
+        }
     }
     let mut table = report::Table::default();
     let mut engines = peers::start(&options)?;
@@ -147,7 +152,13 @@ pub(crate) fn bench(arguments: &[String]) -> Result<(), Failed> {
     measured?;
     if options.engines.len() == ENGINES.len() && options.parts.is_empty() {
         let path = crate::run::root().join("bench/RESULTS.md");
-        std::fs::write(&path, table.document(&options)?)?;
+        let about = format!(
+            "Written by `cargo xtask bench`: all engines in one run, interleaved, medians of {} \
+             rounds; peers as Debian\npackages them, each with a root of its own on a fresh \
+             ext4 and without networks. CPU is that of all processes: command line, daemon,\nhelpers, container.",
+            options.rounds
+        );
+        std::fs::write(&path, table.document("Results", &about)?)?;
         println!("written: bench/RESULTS.md");
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! Automation: `cargo xtask demo`, `test`, `tidy`, `bench`.
+//! Automation: `cargo xtask demo`, `test`, `tidy`, `bench`, `oci-conformance`.
 //!
 //! ```text
 //! demo    the main job on real input: PostgreSQL on a volume that survives everything
@@ -6,6 +6,7 @@
 //! tidy    the rules that no compiler checks
 //! dist    the static binary
 //! bench   side by side with the peers of the distribution
+//! oci-conformance   others' programs judge runc, crun and ours
 //! ```
 //! Unlike the product, this runs other programs, and prints.
 
@@ -16,6 +17,7 @@
 )]
 
 mod bench;
+mod conformance;
 mod demo;
 mod dist;
 mod run;
@@ -29,7 +31,8 @@ use std::process::ExitCode;
 /// What went wrong, in words for whoever ran the command.
 type Failed = Box<dyn std::error::Error>;
 
-const USAGE: &str = "usage: cargo xtask demo | test [STAGE...] | tidy | dist | bench [OPTION...]";
+const USAGE: &str = "usage: cargo xtask demo | test [STAGE...] | tidy | dist | bench [OPTION...] | \
+                     oci-conformance [OPTION...]";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -37,6 +40,7 @@ fn main() -> ExitCode {
     let result = match arguments.first().map(String::as_str) {
         Some("demo") => demo::demo(rest),
         Some("bench") => bench::bench(rest),
+        Some("oci-conformance") => conformance::conformance(rest),
         Some("test") => tests::test(rest),
         Some("tidy") => tidy::tidy(),
         Some("dist") => dist::dist(),

@@ -90,3 +90,33 @@ pub(crate) fn needs_root(what: &str) -> Result<(), Failed> {
     }
     Err(format!("{what} makes containers and installs packages: run it as root").into())
 }
+
+/// Runs the whole command again in a mount namespace that doesn't show the version 2 hierarchy.
+/// `None` where there is none beside version 1, or we are in there already.
+///
+/// Peers must be given what they understand: crun refuses version 1 beside a version 2 hierarchy.
+pub(crate) fn without_unified(
+    command: &str,
+    arguments: &[String],
+) -> Result<Option<Result<(), Failed>>, Failed> {
+    const INSIDE: &str = "PLIMSOLL_WITHOUT_UNIFIED";
+    let cgroups = host::cgroups::read()?;
+    let hybrid = cgroups.mode == host::CgroupMode::Hybrid;
+    let Some(v2) = cgroups.v2().filter(|_| hybrid) else {
+        return Ok(None);
+    };
+    if std::env::var_os(INSIDE).is_some() {
+        return Err("the version 2 hierarchy is still shown".into());
+    }
+    let mut again = program("unshare");
+    again
+        .args(["--mount", "--propagation", "private", "sh", "-c"])
+        .arg("umount \"$1\" && shift && exec \"$@\"")
+        .arg("sh")
+        .arg(&v2.mount)
+        .arg(std::env::current_exe()?)
+        .arg(command)
+        .args(arguments)
+        .env(INSIDE, "1");
+    Ok(Some(run(&mut again)))
+}

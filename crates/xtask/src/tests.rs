@@ -8,7 +8,7 @@ use crate::setup::{self, Need};
 use crate::tidy;
 
 /// What tests run besides our own programs.
-const NEEDS: [Need; 11] = [
+const NEEDS: [Need; 16] = [
     ("busybox", "busybox-static"),
     ("docker", "docker.io"),
     ("mkfs.ext4", "e2fsprogs"),
@@ -20,6 +20,12 @@ const NEEDS: [Need; 11] = [
     ("xz", "xz-utils"),
     ("strip", "binutils"),
     ("nft", "nftables"),
+    // our runtime in runc's place: below these two, and with terminals that script(1) makes
+    ("podman", "podman"),
+    ("containerd", "containerd"),
+    ("ctr", "containerd"),
+    ("runc", "runc"),
+    ("script", "bsdutils"),
 ];
 
 struct Stage {

@@ -299,6 +299,15 @@ impl Engine {
         (self.kind != Kind::Plimsoll).then_some(self.meter.parent.as_str())
     }
 
+    /// Where docker's containerd keeps the config of a running container.
+    pub(crate) fn bundle(&self, id: &str) -> Option<PathBuf> {
+        let Running::Peer(peer) = &self.process else {
+            return None;
+        };
+        let tasks = "containerd-run/io.containerd.runtime.v2.task/moby";
+        (peer.kind == Kind::Docker).then(|| peer.dir.path().join(tasks).join(id))
+    }
+
     pub(crate) fn version(&self) -> String {
         let version = self.api.get("/version").map(|r| r.json());
         let text = version.map(|v| v["Version"].as_str().unwrap_or("?").to_owned());

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use super::Options;
 use crate::Failed;
 use crate::run::{output, program};
 
@@ -14,6 +13,8 @@ pub(crate) enum Target {
     Ratio(&'static str, f64),
     /// At most this, in the row's unit.
     AtMost(f64),
+    /// At most this share of that peer's value.
+    Share(&'static str, f64),
 }
 
 struct Row {
@@ -25,8 +26,9 @@ struct Row {
     rate: bool,
 }
 
-#[derive(Default)]
 pub(crate) struct Table {
+    /// The first is ours.
+    columns: &'static [&'static str],
     rows: Vec<Row>,
     notes: Vec<String>,
 }
@@ -37,9 +39,24 @@ pub(crate) fn median(samples: &[f64]) -> f64 {
     sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
-const COLUMNS: [&str; 4] = ["plimsoll", "docker", "podman", "floor"];
+const COLUMNS: &[&str] = &["plimsoll", "docker", "podman", "floor"];
+
+impl Default for Table {
+    fn default() -> Self {
+        Self::with(COLUMNS)
+    }
+}
 
 impl Table {
+    /// An empty one with these columns.
+    pub(crate) fn with(columns: &'static [&'static str]) -> Self {
+        Self {
+            columns,
+            rows: Vec::new(),
+            notes: Vec::new(),
+        }
+    }
+
     /// A row where less is better.
     pub(crate) fn row(
         &mut self,
@@ -77,7 +94,7 @@ impl Table {
             targets: targets.to_vec(),
             rate,
         };
-        println!("{}", row.markdown());
+        println!("{}", row.markdown(self.columns));
         self.rows.push(row);
     }
 
@@ -87,29 +104,24 @@ impl Table {
     }
 
     pub(crate) fn text(&self) -> String {
-        let mut out = String::from(
-            "| measured | plimsoll | docker | podman | floor | ratios | promised |\n\
-             |---|---:|---:|---:|---:|---|---|\n",
-        );
+        let names = self.columns.join(" | ");
+        let lines = "---:|".repeat(self.columns.len());
+        let mut out = format!("| measured | {names} | ratios | promised |\n|---|{lines}---|---|\n");
         for row in &self.rows {
-            let _infallible = writeln!(out, "{}", row.markdown());
+            let _infallible = writeln!(out, "{}", row.markdown(self.columns));
         }
         out
     }
 
     /// The page for the repository.
-    pub(crate) fn document(&self, options: &Options) -> Result<String, Failed> {
+    pub(crate) fn document(&self, title: &str, about: &str) -> Result<String, Failed> {
         let kernel = output(program("uname").arg("-r"))?;
         let cores = std::thread::available_parallelism()?;
-        let mut out = String::from("# Results\n\n");
+        let mut out = format!("# {title}\n\n{about}\n");
         let _infallible = write!(
             out,
-            "Written by `cargo xtask bench`: all engines in one run, interleaved, medians of {} \
-             rounds; peers as Debian\npackages them, each with a root of its own on a fresh \
-             ext4 and without networks. Linux {}, {cores} cores. CPU is that of all\nprocesses: command line, \
-             daemon, helpers, container. Compare the ratios: absolute times belong to this \
-             machine\nand this hour.\n\n",
-            options.rounds,
+            "Linux {}, {cores} cores. Compare the ratios: absolute times belong to this machine \
+             and this hour.\n\n",
             kernel.trim()
         );
         out.push_str(&self.text());
@@ -126,7 +138,11 @@ impl Row {
         self.values.get(name).map_or_else(
             || "-".to_owned(),
             |v| {
-                let digits = if *v < 100.0 { 1 } else { 0 };
+                let digits = match *v {
+                    v if v < 10.0 => 2,
+                    v if v < 100.0 => 1,
+                    _ => 0,
+                };
                 format!("{v:.digits$} {}", self.unit)
             },
         )
@@ -142,14 +158,14 @@ impl Row {
         })
     }
 
-    fn markdown(&self) -> String {
-        let ratios: Vec<String> = COLUMNS
+    fn markdown(&self, columns: &[&str]) -> String {
+        let ratios: Vec<String> = columns
             .iter()
             .skip(1)
             .filter_map(|name| Some(format!("{:.1}x {name}", self.ratio(name)?)))
             .collect();
         let promised: Vec<String> = self.targets.iter().map(|t| self.promise(*t)).collect();
-        let values: Vec<String> = COLUMNS.iter().map(|name| self.value(name)).collect();
+        let values: Vec<String> = columns.iter().map(|name| self.value(name)).collect();
         format!(
             "| {} | {} | {} | {} |",
             self.what,
@@ -164,6 +180,10 @@ impl Row {
             Target::Ratio(peer, times) => (
                 format!("{}x {peer}", shortest(times)),
                 self.ratio(peer).map(|r| r >= times),
+            ),
+            Target::Share(peer, share) => (
+                format!("at most {share}x {peer}"),
+                self.ratio(peer).map(|r| r * share >= 1.0),
             ),
             Target::AtMost(most) => (
                 format!("at most {most} {}", self.unit),
