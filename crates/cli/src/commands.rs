@@ -345,6 +345,7 @@ fn overview_of(width: usize) -> String {
         .map(|c| (c.path(), c.about()))
         .collect();
     lines.push(("daemon", "Run the engine"));
+    lines.push(("oci", "Be an OCI runtime with the command line of runc"));
     lines.sort_unstable();
     for (name, about) in lines {
         text.push_str(&format!("  {name:<11} {about}\n"));

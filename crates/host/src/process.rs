@@ -72,10 +72,16 @@ const RLIMITS: [(&str, Resource); 16] = [
 ];
 
 pub(crate) fn text(path: &str) -> Result<String, ProbeError> {
-    std::fs::read_to_string(path).map_err(|source| ProbeError::Read {
-        path: path.into(),
-        source,
-    })
+    use std::io::Read;
+    // /proc gives no size: room for all of it, or it is read in small pieces
+    let mut text = String::with_capacity(16 << 10);
+    std::fs::File::open(path)
+        .and_then(|mut f| f.read_to_string(&mut text))
+        .map_err(|source| ProbeError::Read {
+            path: path.into(),
+            source,
+        })?;
+    Ok(text)
 }
 
 pub(crate) fn line(path: &str) -> Result<String, ProbeError> {

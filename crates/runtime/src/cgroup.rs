@@ -587,6 +587,16 @@ impl Cgroup {
         Ok(())
     }
 
+    /// The directories that this process can make: without privilege, those below a cgroup that was
+    /// delegated to its user. `None`: not one.
+    #[must_use]
+    pub(crate) fn where_writable(mut self) -> Option<Self> {
+        use rustix::fs::{Access, AtFlags, CWD, accessat};
+        let may = |dir: &Path| accessat(CWD, dir, Access::WRITE_OK, AtFlags::EACCESS).is_ok();
+        self.dirs.retain(|d| d.path.parent().is_some_and(may));
+        (!self.dirs.is_empty()).then_some(self)
+    }
+
     /// Whether [`Cgroup::freeze`] has stopped it.
     #[must_use]
     pub fn is_frozen(&self) -> bool {

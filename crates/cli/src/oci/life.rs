@@ -144,6 +144,7 @@ struct Prepared {
     bundle: PathBuf,
     pid_file: Option<PathBuf>,
     preserve_fds: u32,
+    listen_fds: u32,
 }
 
 impl Prepared {
@@ -159,7 +160,8 @@ impl Prepared {
             // relative paths of the spec count from here
             bundle: std::env::current_dir()?,
             pid_file: pid_file.transpose()?,
-            preserve_fds: options.preserve_fds + listen_fds(),
+            preserve_fds: options.preserve_fds,
+            listen_fds: listen_fds(),
         })
     }
 
@@ -170,7 +172,8 @@ impl Prepared {
             pid_file: self.pid_file.as_deref(),
             console_socket: options.console_socket.as_deref(),
             pidfd_socket: options.pidfd_socket.as_deref(),
-            preserve_fds: self.preserve_fds,
+            preserve_fds: self.preserve_fds + self.listen_fds,
+            listen_fds: self.listen_fds,
             no_new_keyring: options.no_new_keyring,
             detach,
             console_size: crate::term::size().filter(|_| !detach),

@@ -259,6 +259,30 @@ fn descriptors_asked_for_are_there_and_no_others() {
 }
 
 #[test]
+fn sockets_of_systemd_are_handed_on() {
+    let lab = Lab::sh("echo $LISTEN_FDS $LISTEN_PID; cat <&3");
+    let file = lab.file("three");
+    fs::write(&file, "third\n").unwrap();
+    let plain = lab.command();
+    let shell = "exec 3<\"$0\"; LISTEN_FDS=1 LISTEN_PID=$$ exec \"$@\"";
+    let said: crate::harness::Said = crate::harness::command(std::path::Path::new("/bin/sh"))
+        .args(["-c", shell])
+        .arg(&file)
+        .arg(plain.get_program())
+        .args(plain.get_args())
+        .args(["run", lab.id()])
+        .current_dir(lab.bundle())
+        .output()
+        .unwrap()
+        .into();
+    assert_eq!(
+        (said.code, said.out.as_str()),
+        (Some(0), "1 1\nthird\n"),
+        "{said:?}"
+    );
+}
+
+#[test]
 fn a_preserved_descriptor_that_is_not_open_is_refused() {
     let lab = Lab::sh("true");
     let said = lab.oci(&["run", "--preserve-fds", "7", lab.id()]);

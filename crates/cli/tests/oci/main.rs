@@ -5,10 +5,6 @@
 //! disagreement shows which of the two is wrong. What is said of our own records and crash points is
 //! not run there and says so.
 
-#![expect(
-    clippy::too_many_lines,
-    reason = "a test tells one story, or is one table"
-)]
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod crash;

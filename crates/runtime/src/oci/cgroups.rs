@@ -33,7 +33,12 @@ impl Runtime {
                 } else {
                     path
                 };
-                Some(Cgroup::at(facts, &path, resources))
+                let cgroup = Cgroup::at(facts, &path, resources);
+                let named = linux.is_some_and(|l| l.cgroups_path().is_some());
+                if self.rootless && !named {
+                    return cgroup.where_writable();
+                }
+                Some(cgroup)
             }
         }
     }

@@ -29,6 +29,8 @@ pub struct Create<'a> {
     pub pidfd_socket: Option<&'a Path>,
     /// Descriptors from 3 on for the program.
     pub preserve_fds: u32,
+    /// How many of them, the first ones, are listening sockets. source: sd_listen_fds(3).
+    pub listen_fds: u32,
     pub no_new_keyring: bool,
     /// Nobody of ours stays with the container.
     pub detach: bool,
@@ -87,6 +89,15 @@ pub(super) fn check_console(
         (true, true, false) => Err(OciError::NoConsoleSocket),
         (false, _, true) | (_, false, true) => Err(OciError::NeedlessConsoleSocket),
         _ => Ok(()),
+    }
+}
+
+/// The program is the first process of its pid namespace.
+pub(super) fn give_sockets(process: &mut Process, n: u32) {
+    if n > 0 {
+        let mut env = process.env().clone().unwrap_or_default();
+        env.extend([format!("LISTEN_FDS={n}"), "LISTEN_PID=1".to_owned()]);
+        process.set_env(Some(env));
     }
 }
 
@@ -210,6 +221,7 @@ impl Runtime {
         }
         if let Some(process) = bundle.spec.process_mut() {
             give_home(process, &bundle.rootfs);
+            give_sockets(process, wanted.listen_fds);
         }
         let process = bundle.spec.process().as_ref();
         check_console(process, wanted.detach, wanted.console_socket)?;

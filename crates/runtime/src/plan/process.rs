@@ -22,6 +22,7 @@ pub(super) struct Program {
     pub(super) argv: Vec<CString>,
     pub(super) envp: Vec<CString>,
     pub(super) candidates: Vec<CString>,
+    label: Label,
     pub(super) step: u32,
     pub(super) terminal: bool,
 }
@@ -109,11 +110,12 @@ pub(super) fn plan(
     b.push("set the file mode mask", Op::Umask { mask });
     let first = 3 + c.stages.preserve;
     b.push("close other descriptors", Op::CloseRest { first });
-    let program = program(b, process)?;
+    let mut program = program(process)?;
     privileges(b, process, c, &program)?;
     if c.init {
         b.push("fork from init", Op::ForkInit {});
     }
+    program.step = b.label(program.label.clone());
     Ok(program)
 }
 
@@ -125,7 +127,8 @@ fn stops(b: &mut Builder, stages: &Stages<'_>, program: &Program) {
     // who creates is to hear that there is no such program, not who starts
     let candidates = ListBuf::of(program.candidates.iter().map(CString::as_c_str));
     let candidates = candidates.list();
-    b.add(program.step, Op::FindProgram { candidates });
+    let step = b.label(program.label.clone());
+    b.add(step, Op::FindProgram { candidates });
     let stage = STAGE_READY;
     b.push("report that all is ready", Op::Pause { stage });
     if let Some(passed) = stages.start {
@@ -308,7 +311,7 @@ fn filter(c: &Context<'_>, capabilities: u64) -> Result<Option<std::sync::Arc<Fi
     .filter(|f| !f.is_empty()))
 }
 
-fn program(b: &mut Builder, process: &Process) -> Result<Program, PlanError> {
+fn program(process: &Process) -> Result<Program, PlanError> {
     let args = process.args().as_deref().unwrap_or_default();
     let argv0 = args.first().filter(|a| !a.is_empty());
     let argv0 = argv0.ok_or(PlanError::Missing("program to run"))?;
@@ -331,18 +334,19 @@ fn program(b: &mut Builder, process: &Process) -> Result<Program, PlanError> {
     } else {
         vec![argv0.clone()]
     };
-    let step = b.label(Label {
+    let label = Label {
         what: format!("exec {argv0}"),
         hint: Hint::Program {
             argv0: argv0.clone(),
             in_path,
         },
-    });
+    };
     Ok(Program {
         argv: strings("an argument", args)?,
         envp: strings("an environment variable", env)?,
         candidates: strings("the program", &candidates)?,
-        step,
+        label,
+        step: 0,
         terminal: process.terminal() == Some(true),
     })
 }
