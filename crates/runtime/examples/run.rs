@@ -97,6 +97,7 @@ impl Bench {
             asked: Asked::default(),
             create_cwd: true,
             die_with_parent: true,
+            choices: runtime::Choices::default(),
         })
         .unwrap();
         let encoded = EncodedPlan::decode(plan.encode()).unwrap();

@@ -33,6 +33,7 @@ use oci_spec::runtime::LinuxResources;
 use crate::systemd::{Manager, Scope, SystemdError};
 
 pub(crate) use devices::{nodes as device_nodes, program as device_program, unrestricted};
+pub use limits::LimitError;
 pub(crate) use limits::{io_weight, weight, writes};
 pub use observe::{OomWatch, Stats};
 
@@ -75,6 +76,8 @@ pub enum CgroupError {
     Busy(PathBuf),
     #[error("{} did not freeze in time", .0.display())]
     NotFrozen(PathBuf),
+    #[error(transparent)]
+    Limit(#[from] LimitError),
     #[error("change unit {unit}")]
     Systemd {
         unit: String,
@@ -129,6 +132,9 @@ fn wanted(resources: Option<&LinuxResources>) -> Vec<&'static str> {
     }
     if r.hugepage_limits().as_ref().is_some_and(|h| !h.is_empty()) {
         out.push("hugetlb");
+    }
+    if r.rdma().as_ref().is_some_and(|r| !r.is_empty()) {
+        out.push("rdma");
     }
     if let Some(net) = r.network() {
         if net.class_id().is_some() {
@@ -387,7 +393,10 @@ impl Cgroup {
         let (writes, warnings) = limits::update_writes(&all, &facts.files, resources)?;
         for w in &writes {
             sys::fault::point("cgroup.update").map_err(failed("write", &w.path))?;
-            write(&w.path, &w.value)?;
+            match write(&w.path, &w.value) {
+                Err(_) if w.optional => {}
+                other => other?,
+            }
         }
         Ok(warnings)
     }

@@ -26,6 +26,10 @@ pub enum Detail {
     Parent = 8,
     /// The child vanished without a word (killed).
     Vanished = 9,
+    /// Copying the image's files into a new mount.
+    CopyUp = 10,
+    /// Mapping the ids of a mount.
+    IdMap = 11,
 }
 
 impl Detail {
@@ -40,6 +44,8 @@ impl Detail {
             7 => Self::NotInPath,
             8 => Self::Parent,
             9 => Self::Vanished,
+            10 => Self::CopyUp,
+            11 => Self::IdMap,
             _ => Self::Call,
         }
     }

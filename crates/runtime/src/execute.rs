@@ -9,6 +9,9 @@
 //! through procfs' magic links): an image's links can't lead out, and a `/proc/self/fd/N` in an
 //! image can't reach a descriptor of ours.
 
+mod copy_up;
+mod requests;
+
 use std::convert::Infallible;
 use std::ffi::CStr;
 use std::io;
@@ -19,16 +22,16 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags,
-    OpenTreeFlags, UnmountFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount,
-    fsopen, mount_change, move_mount, open_tree, unmount,
+    FsMountFlags, FsOpenFlags, FsPickFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags,
+    OpenTreeFlags, UnmountFlags, fsconfig_create, fsconfig_reconfigure, fsconfig_set_flag,
+    fsconfig_set_string, fsmount, fsopen, fspick, mount_change, move_mount, open_tree, unmount,
 };
 use sys::mount::{Attr, setattr};
 use sys::process::CStrArray;
 
 use crate::ops::{
-    Attrs, KEEP_DEV, KEEP_PROC, KIND_DIR, KIND_SOURCE, NO_SLOT, Op, SLOTS, STAGE_HOOKS, TARGET_ANY,
-    TARGET_NO_LINKS, TARGET_PROC_OK,
+    Attrs, COPY_UP, KEEP_DEV, KEEP_PROC, KIND_DIR, KIND_SOURCE, MAP_DIRECT, NO_SLOT, OR_BIND, Op,
+    SLOTS, STAGE_HOOKS, TARGET_ANY, TARGET_NO_LINKS, TARGET_PROC_OK,
 };
 use crate::plan::EncodedPlan;
 use crate::wire::{List, Setting};
@@ -40,6 +43,16 @@ pub(crate) const SAY_EXEC: u8 = b'X';
 pub(crate) const SAY_TERMINAL: u8 = b'T';
 /// Said by the parent when the id maps are written.
 pub(crate) const SAY_MAPPED: u8 = b'M';
+/// Said by the parent when it has done what it was asked for.
+pub(crate) const SAY_DONE: u8 = b'D';
+/// Asks for the maps of the user namespace just made.
+pub(crate) const SAY_MAPS: u8 = b'U';
+/// Asks for the host's links, with the network namespace they go to.
+pub(crate) const SAY_DEVICES: u8 = b'N';
+/// Said with the filter's listener.
+pub(crate) const SAY_LISTENER: u8 = b'L';
+/// Said with the pid and the pidfd of the process that goes on.
+pub(crate) const SAY_REBORN: u8 = b'B';
 /// Said by the child where it stops for hooks, and when nothing but the program is left to do.
 pub(crate) const SAY_HOOKS: u8 = b'H';
 pub(crate) const SAY_READY: u8 = b'R';
@@ -48,6 +61,7 @@ pub(crate) const SAY_GO: u8 = b'G';
 
 const PROC_SUPER_MAGIC: u64 = 0x9fa0;
 const DEVPTS_SUPER_MAGIC: u64 = 0x1cd1;
+const NSFS_MAGIC: u64 = 0x6e73_6673;
 const PATH_MAX: usize = 4096;
 /// What the plan checks too.
 pub(crate) const MAX_GROUPS: usize = 1024;
@@ -111,11 +125,15 @@ struct Child<'a> {
     starter: Option<OwnedFd>,
     root: Option<OwnedFd>,
     dev: Option<OwnedFd>,
+    /// It is the image's own: what is there already is put right.
+    dev_of_image: bool,
     proc: Option<OwnedFd>,
     label: Option<OwnedFd>,
     /// A mounted, empty, read-only tmpfs that directories are masked with.
     empty: Option<OwnedFd>,
     slots: [Option<OwnedFd>; SLOTS],
+    /// Trees the parent has mapped.
+    mapped: &'a [OwnedFd],
 }
 
 /// Runs the plan. Never returns.
@@ -124,6 +142,7 @@ pub(crate) fn child(
     fds: &Descriptors<'_>,
     channel: BorrowedFd<'_>,
     program: &Program<'_>,
+    mapped: &[OwnedFd],
     faults: bool,
 ) -> Infallible {
     if faults {
@@ -133,9 +152,11 @@ pub(crate) fn child(
         sys::tripwire::forbid();
     }
     // Until execve this process is our code with the shim's memory: nobody in the container may
-    // trace it or look into its /proc (CVE-2016-9962).
-    let _only_hardening =
-        rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
+    // trace it or look into its /proc (CVE-2016-9962). Where the parent has no privilege, its maps
+    // must be written first, and only they who could trace the parent too could trace this.
+    if plan.header.map_by == MAP_DIRECT {
+        not_dumpable();
+    }
     rustix::process::umask(Mode::empty());
     let mut child = Child {
         fds,
@@ -143,10 +164,12 @@ pub(crate) fn child(
         starter: None,
         root: None,
         dev: None,
+        dev_of_image: false,
         proc: None,
         label: None,
         empty: None,
         slots: [const { None }; SLOTS],
+        mapped,
     };
     for (step, op) in plan.ops() {
         let done = if faults {
@@ -213,6 +236,12 @@ impl Child<'_> {
             | Op::JoinTarget { .. }
             | Op::Unshare { .. }
             | Op::AwaitMaps {}
+            | Op::AwaitOwnMap {}
+            | Op::RequestMaps {}
+            | Op::RequestDevices {}
+            | Op::BecomeRoot { .. }
+            | Op::Rebirth { .. }
+            | Op::NotHosts { .. }
             | Op::TimeOffsets { .. }
             | Op::LoopbackUp {}
             | Op::Hostname { .. }
@@ -225,11 +254,17 @@ impl Child<'_> {
             | Op::OpenShared { .. }
             | Op::RootAttrs { .. }
             | Op::PivotRoot {}
+            | Op::Chroot {}
+            | Op::AttachRootShared { .. }
+            | Op::TakeMapped { .. }
+            | Op::Remount { .. }
+            | Op::MountAttrs { .. }
             | Op::MountNew { .. }
             | Op::MountBind { .. }
             | Op::DevNode { .. }
             | Op::Node { .. }
             | Op::DevLink { .. }
+            | Op::OpenDev {}
             | Op::MakeDir { .. }
             | Op::Mask { .. }
             | Op::ReadonlyPath { .. }
@@ -269,6 +304,7 @@ impl Child<'_> {
             Op::JoinPath { kind, path } => {
                 let fd = openat(CWD, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
                     .at(Detail::Source)?;
+                genuine_namespace(fd.as_fd())?;
                 sys::process::setns(fd.as_fd(), kind.cast_signed())?;
             }
             Op::JoinPassed { kind, index } => {
@@ -280,7 +316,13 @@ impl Child<'_> {
                 sys::process::setns(pidfd, kinds.cast_signed())?;
             }
             Op::Unshare { kinds } => sys::process::unshare(kinds.cast_signed())?,
-            Op::AwaitMaps {} => self.await_maps()?,
+            Op::AwaitMaps {} => self.await_maps(true)?,
+            Op::AwaitOwnMap {} => self.await_maps(false)?,
+            Op::RequestMaps {} => self.request_maps()?,
+            Op::RequestDevices {} => self.request_devices()?,
+            Op::BecomeRoot { groups } => requests::become_root(groups)?,
+            Op::Rebirth { flags } => self.rebirth(flags)?,
+            Op::NotHosts { kind, path } => not_hosts(kind, path)?,
             Op::TimeOffsets { text } => time_offsets(text)?,
             Op::LoopbackUp {} => sys::process::loopback_up()?,
             Op::Hostname { name } => sys::process::sethostname(name)?,
@@ -332,12 +374,27 @@ impl Child<'_> {
                 set_attached(self.root()?, &attr)?;
             }
             Op::PivotRoot {} => self.pivot_root()?,
+            Op::Chroot {} => self.chroot()?,
+            Op::AttachRootShared { path } => self.attach_root_shared(path)?,
+            Op::TakeMapped { index, slot } => {
+                let tree = self.mapped.get(index as usize).ok_or(Errno::BADF)?;
+                let tree = rustix::io::fcntl_dupfd_cloexec(tree, 3)?;
+                *self.slots.get_mut(slot as usize).ok_or(Errno::MFILE)? = Some(tree);
+            }
+            Op::Remount { .. } | Op::MountAttrs { .. } => self.remount(op)?,
             Op::MountNew { .. } => self.mount_new(op)?,
             Op::MountBind { .. } => self.mount_bind(op)?,
             Op::DevNode { .. } | Op::Node { .. } => self.node(op)?,
             Op::DevLink { name, target } => {
                 let dev = self.dev.as_ref().ok_or(Errno::BADF)?;
-                rustix::fs::symlinkat(target, dev, name)?;
+                match rustix::fs::symlinkat(target, dev, name) {
+                    Err(Errno::EXIST) if self.dev_of_image => {}
+                    other => other?,
+                }
+            }
+            Op::OpenDev {} => {
+                let dev = self.target(c"/dev", false, TARGET_NO_LINKS)?;
+                (self.dev, self.dev_of_image) = (Some(dev), true);
             }
             Op::MakeDir { path } => drop(self.target(path, false, 0)?),
             Op::Mask { path } => self.mask(path)?,
@@ -393,6 +450,11 @@ impl Child<'_> {
             Op::Seccomp { program, flags } => sys::seccomp::install(program, flags)?,
             Op::Personality { persona } => sys::process::set_personality(persona)?,
             Op::IoPriority { value } => sys::process::set_io_priority(value)?,
+            Op::Scheduler { .. } => scheduler(op)?,
+            Op::Affinity { mask } => sys::sched::set_affinity(mask)?,
+            Op::MemoryPolicy { mode, nodes } => sys::sched::set_memory_policy(mode, nodes)?,
+            Op::SeccompAgent { program, flags } => self.seccomp_agent(program, flags)?,
+            Op::IdsAlone { uid, gid } => become_user(uid, gid)?,
             Op::CloseRest { first } => sys::process::cloexec_from(first)?,
             Op::DieWithParent {} => self.die_with_parent()?,
             Op::ForkInit {} => self.fork_init()?,
@@ -406,18 +468,6 @@ impl Child<'_> {
 
     fn root(&self) -> Step<BorrowedFd<'_>> {
         Ok(self.root.as_ref().ok_or(Errno::BADF)?.as_fd())
-    }
-
-    fn await_maps(&self) -> Step {
-        let mut said = [0];
-        let got = sys::fdpass::recv(self.channel, &mut said, false)?;
-        if got.len != 1 || said[0] != SAY_MAPPED {
-            return Err(Errno::PIPE.into());
-        }
-        sys::process::setgid(0)?;
-        sys::process::setuid(0)?;
-        sys::process::setgroups(&[])?;
-        Ok(())
     }
 
     fn attach_root(&mut self, path: &CStr, propagation: u64) -> Step {
@@ -441,6 +491,55 @@ impl Child<'_> {
             classic(root, &attr, true).at(Detail::Attributes)?;
         }
         Ok(())
+    }
+
+    /// On its own directory, in a mount namespace with other processes: "/" stays theirs.
+    fn attach_root_shared(&mut self, path: &CStr) -> Step {
+        let tree = clone_tree(CWD, path, true).at(Detail::Source)?;
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let at = openat(CWD, path, flags, Mode::empty()).at(Detail::Source)?;
+        let attr = Attr {
+            propagation: libc::MS_PRIVATE,
+            ..Attr::default()
+        };
+        setattr(tree.as_fd(), true, &attr).at(Detail::Attributes)?;
+        attach(tree.as_fd(), at.as_fd())?;
+        self.root = Some(tree);
+        Ok(())
+    }
+
+    fn chroot(&self) -> Step {
+        rustix::process::fchdir(self.root()?)?;
+        rustix::process::chroot(c".")?;
+        Ok(rustix::process::chdir(c"/")?)
+    }
+
+    /// Options of a file system that is mounted already, and attributes of its mount.
+    fn remount(&self, op: &Op<'_>) -> Step {
+        let (target, attrs) = match op {
+            Op::Remount { target, attrs, .. } | Op::MountAttrs { target, attrs } => {
+                (*target, attrs)
+            }
+            _ => return Err(Errno::NOSYS.into()),
+        };
+        let at = lookup(self.root()?, target, TARGET_ANY).at(Detail::Target)?;
+        if let Op::Remount { settings, .. } = op
+            && settings.len() > 0
+        {
+            let flags = FsPickFlags::FSPICK_CLOEXEC | FsPickFlags::FSPICK_EMPTY_PATH;
+            let fs = fspick(&at, c"", flags)?;
+            configure(fs.as_fd(), settings)?;
+            fsconfig_reconfigure(&fs)?;
+        }
+        match set_attrs(at.as_fd(), attrs) {
+            // not the root of a mount
+            Err(e) if e.raw_os_error() == Some(libc::EINVAL) => Err(e).at(Detail::Target),
+            result if is_missing(&result) => {
+                let all = attrs.tree_propagation != 0;
+                classic(at.as_fd(), &top_attr(attrs), all).at(Detail::Attributes)
+            }
+            other => other.at(Detail::Attributes),
+        }
     }
 
     fn pivot_root(&self) -> Step {
@@ -502,7 +601,21 @@ impl Child<'_> {
         else {
             return Err(Errno::NOSYS.into());
         };
-        let mount = new_mount(kind, &settings, attrs)?;
+        // a tmpfs without a mode of its own looks like the directory it covers
+        let like = if kind == c"tmpfs" && !settings.iter().any(|s| s.key == c"mode") {
+            lookup(self.root()?, target, rule).ok()
+        } else {
+            None
+        };
+        let mount = match new_mount(kind, &settings, attrs) {
+            Err(e) if keep & OR_BIND != 0 && is_refusal(e.errno) => hosts(kind, attrs)?,
+            other => other?,
+        };
+        if let Some(like) = like {
+            let mode = Mode::from_raw_mode(fstat(&like)?.st_mode & 0o7777);
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            rustix::fs::fchmod(openat(&mount, c".", flags, Mode::empty())?, mode)?;
+        }
         if propagation != 0 {
             let attr = Attr {
                 propagation,
@@ -512,8 +625,11 @@ impl Child<'_> {
         }
         let at = self.target(target, false, rule)?;
         check_target(at.as_fd(), rule)?;
+        if keep & COPY_UP != 0 {
+            copy_up::copy(at.as_fd(), mount.as_fd()).at(Detail::CopyUp)?;
+        }
         attach(mount.as_fd(), at.as_fd())?;
-        match keep {
+        match keep & !(COPY_UP | OR_BIND) {
             KEEP_DEV => self.dev = Some(mount),
             KEEP_PROC => self.proc = Some(mount),
             _ => {}
@@ -601,8 +717,12 @@ impl Child<'_> {
         let kind = FileType::from_raw_mode(mode);
         let bits = Mode::from_raw_mode(mode & 0o7777);
         match rustix::fs::mknodat(dir, name, kind, bits, device) {
-            Err(Errno::EXIST) if !in_dev => {
-                // an image's own entry in the way is replaced, as for any device asked for
+            Err(Errno::EXIST) if !in_dev || self.dev_of_image => {
+                // an image's own entry in the way is replaced, unless it is the one asked for
+                let there = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
+                if FileType::from_raw_mode(there.st_mode) == kind && there.st_rdev == device {
+                    return Ok(());
+                }
                 rustix::fs::unlinkat(dir, name, AtFlags::empty()).at(Detail::Target)?;
                 rustix::fs::mknodat(dir, name, kind, bits, device)?;
             }
@@ -776,7 +896,11 @@ impl Child<'_> {
             sys::process::dup_onto(from, to)?;
             // the program may open /dev/stdout anew, under its own user
             if owner != 0 && FileType::from_raw_mode(fstat(from)?.st_mode) == FileType::Fifo {
-                rustix::fs::fchown(from, Some(Uid::from_raw(owner)), None)?;
+                match rustix::fs::fchown(from, Some(Uid::from_raw(owner)), None) {
+                    // one of the host's in a user namespace: it can be written, not reopened
+                    Err(Errno::PERM | Errno::INVAL | Errno::ROFS) => {}
+                    other => other?,
+                }
             }
         }
         Ok(())
@@ -887,6 +1011,12 @@ fn reaper(program: i32) -> ! {
     }
 }
 
+/// For the time until the program runs.
+fn not_dumpable() {
+    let _only_hardening =
+        rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
+}
+
 fn c_str(bytes: &[u8]) -> Step<&CStr> {
     CStr::from_bytes_until_nul(bytes).map_err(|_| Errno::INVAL.into())
 }
@@ -921,6 +1051,52 @@ fn genuine(fd: BorrowedFd<'_>, magic: u64) -> Step {
     } else {
         Err(not_genuine())
     }
+}
+
+fn genuine_namespace(fd: BorrowedFd<'_>) -> Step {
+    genuine(fd, NSFS_MAGIC)
+}
+
+/// The namespace joined next must not be the one we are in.
+fn not_hosts(kind: u32, path: &CStr) -> Step {
+    let own = match kind.cast_signed() {
+        libc::CLONE_NEWUTS => c"/proc/thread-self/ns/uts",
+        libc::CLONE_NEWNET => c"/proc/thread-self/ns/net",
+        libc::CLONE_NEWIPC => c"/proc/thread-self/ns/ipc",
+        _ => return Err(Errno::INVAL.into()),
+    };
+    let own = rustix::fs::stat(own)?;
+    let other = rustix::fs::stat(path).at(Detail::Source)?;
+    if (own.st_dev, own.st_ino) == (other.st_dev, other.st_ino) {
+        return Err(not_genuine());
+    }
+    Ok(())
+}
+
+fn scheduler(op: &Op<'_>) -> Step {
+    let Op::Scheduler {
+        policy,
+        flags,
+        nice,
+        priority,
+        runtime,
+        deadline,
+        period,
+    } = *op
+    else {
+        return Err(Errno::NOSYS.into());
+    };
+    sys::sched::set_attr(&sys::sched::Attr {
+        size: 0,
+        policy,
+        flags,
+        nice,
+        priority,
+        runtime,
+        deadline,
+        period,
+    })?;
+    Ok(())
 }
 
 fn time_offsets(text: &CStr) -> Step {
@@ -1010,14 +1186,43 @@ fn check_target(at: BorrowedFd<'_>, rule: u32) -> Step {
     Ok(())
 }
 
-fn new_mount(kind: &CStr, settings: &List<'_, Setting<'_>>, attrs: u64) -> Step<OwnedFd> {
-    let fs = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
+fn configure(fs: BorrowedFd<'_>, settings: &List<'_, Setting<'_>>) -> Step {
     for setting in settings.iter() {
-        match setting.value {
-            Some(value) => fsconfig_set_string(&fs, setting.key, value)?,
-            None => fsconfig_set_flag(&fs, setting.key)?,
+        let acl = setting.key == c"acl" || setting.key == c"noacl";
+        let done = match setting.value {
+            Some(value) => fsconfig_set_string(fs, setting.key, value),
+            None => fsconfig_set_flag(fs, setting.key),
+        };
+        match done {
+            // a file system without a choice has its lists as it was built
+            Err(Errno::INVAL) if acl => {}
+            other => other?,
         }
     }
+    Ok(())
+}
+
+/// The host's own mount of a kind that the kernel won't make for a user namespace which doesn't
+/// own what it shows (sysfs without an own network namespace).
+fn hosts(kind: &CStr, attrs: u64) -> Step<OwnedFd> {
+    let path = match kind.to_bytes() {
+        b"sysfs" => c"/sys",
+        b"mqueue" => c"/dev/mqueue",
+        b"cgroup2" => c"/sys/fs/cgroup",
+        _ => return Err(Errno::PERM.into()),
+    };
+    let tree = clone_tree(CWD, path, true).at(Detail::Source)?;
+    let attr = Attr {
+        set: attrs & !sys::mount::ATIME,
+        ..Attr::default()
+    };
+    setattr(tree.as_fd(), true, &attr).at(Detail::Attributes)?;
+    Ok(tree)
+}
+
+fn new_mount(kind: &CStr, settings: &List<'_, Setting<'_>>, attrs: u64) -> Step<OwnedFd> {
+    let fs = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
+    configure(fs.as_fd(), settings)?;
     fsconfig_create(&fs)?;
     let attrs = u32::try_from(attrs).map_err(|_| Errno::INVAL)?;
     let attrs = MountAttrFlags::from_bits_retain(attrs);
@@ -1131,7 +1336,18 @@ fn ids(uid: u32, gid: u32, groups: &List<'_, u32>) -> Step {
         *to = from;
     }
     sys::process::setgroups(list)?;
+    become_user(uid, gid)
+}
+
+fn become_user(uid: u32, gid: u32) -> Step {
     sys::process::setgid(gid)?;
+    let done = to_user(uid);
+    // with fs.suid_dumpable = 1 a change of ids opens what was closed
+    not_dumpable();
+    done
+}
+
+fn to_user(uid: u32) -> Step {
     if uid == 0 {
         return Ok(sys::process::setuid(0)?);
     }

@@ -58,6 +58,28 @@ record! {
 }
 
 record! {
+    /// A tree of the host whose files belong to other ids in the container.
+    MappedTree {
+        step: u32,
+        source: &'a CStr,
+        recursive: bool,
+        map_recursive: bool,
+        /// The namespace whose maps count; else one is made with these.
+        namespace: Option<&'a CStr>,
+        uid_map: &'a CStr,
+        gid_map: &'a CStr,
+    }
+}
+
+record! {
+    /// A link of the host that goes into the container.
+    NetDevice {
+        name: &'a CStr,
+        rename: Option<&'a CStr>,
+    }
+}
+
+record! {
     /// What the parent reads; operations and strings of the program follow.
     Header {
         magic: u32,
@@ -71,6 +93,19 @@ record! {
         uid_map: Option<&'a CStr>,
         gid_map: Option<&'a CStr>,
         map_step: u32,
+        /// `MAP_*`: who may write the maps.
+        map_by: u32,
+        /// The child asks for its maps when it has made its user namespace itself.
+        maps_asked: bool,
+        /// Host mounts whose ids the parent maps, since only the file system's owner may.
+        mapped_trees: List<'a, MappedTree<'a>>,
+        /// Host name, name in the container: links the child asks for.
+        net_devices: List<'a, NetDevice<'a>>,
+        /// Where a seccomp agent listens.
+        agent: Option<&'a CStr>,
+        /// What the agent is told: these parts with the process' id between them.
+        agent_told: List<'a, &'a [u8]>,
+        agent_step: u32,
         /// The unit of systemd's that the directories belong to, as JSON; else empty.
         scope: &'a [u8],
         /// What systemd is asked for, and where in it the pid goes.
@@ -169,6 +204,35 @@ operations! {
         46 RootIsSlash {},
         /// Of a mount whose inside had to be made first.
         47 MakeReadonly { target: &'a CStr },
+        /// Changes what is mounted: the file system's own options first, then the mount's.
+        48 Remount { target: &'a CStr, settings: List<'a, Setting<'a>>, attrs: Attrs<'a> },
+        49 MountAttrs { target: &'a CStr, attrs: Attrs<'a> },
+        /// A tree that the parent has mapped, into a slot.
+        50 TakeMapped { index: u32, slot: u32 },
+        /// `--no-pivot`, and a mount namespace that is shared with others.
+        51 Chroot {},
+        /// The root on top of its own directory, in a mount namespace that belongs to others too.
+        52 AttachRootShared { path: &'a CStr },
+        53 BecomeRoot { groups: bool },
+        /// Goes on in a sibling, which is the first process of the namespaces it is made with.
+        54 Rebirth { flags: u64 },
+        /// Asks the parent for the maps of the user namespace just made.
+        55 RequestMaps {},
+        /// Asks the parent to move the host's links into this network namespace.
+        56 RequestDevices {},
+        57 Scheduler { policy: u32, flags: u64, nice: i32, priority: u32, runtime: u64, deadline: u64, period: u64 },
+        58 Affinity { mask: &'a [u8] },
+        59 MemoryPolicy { mode: i32, nodes: &'a [u8] },
+        /// A filter whose notifications go to the agent.
+        60 SeccompAgent { program: &'a [u8], flags: u32 },
+        /// Fails when the namespace at `path` is the one we are in: what follows would change the host.
+        61 NotHosts { kind: u32, path: &'a CStr },
+        /// Like [`Op::AwaitMaps`], where the new root may not choose its groups.
+        62 AwaitOwnMap {},
+        /// As [`Op::Ids`], without the right to set groups.
+        63 IdsAlone { uid: u32, gid: u32 },
+        /// The image's own /dev gets the default nodes: the spec mounts none there.
+        64 OpenDev {},
         /// Says that the container is ready for hooks, or complete, and waits for the parent's word.
         70 Pause { stage: u32 },
         /// Waits for `start` on the listening socket passed with this index; it is who hears of the
@@ -185,6 +249,17 @@ operations! {
 pub(crate) const KEEP_NOTHING: u32 = 0;
 pub(crate) const KEEP_DEV: u32 = 1;
 pub(crate) const KEEP_PROC: u32 = 2;
+/// What the image has at the target is copied into the new mount.
+pub(crate) const COPY_UP: u32 = 4;
+/// Where the kernel refuses a new mount to a user namespace, the host's is bound.
+pub(crate) const OR_BIND: u32 = 8;
+
+/// `map_by` of the header: the privileged parent writes any map.
+pub(crate) const MAP_DIRECT: u32 = 0;
+/// Unprivileged: its own id only, and never again setgroups.
+pub(crate) const MAP_SELF: u32 = 1;
+/// Unprivileged, with ranges lent to the user: newuidmap, newgidmap.
+pub(crate) const MAP_HELPERS: u32 = 2;
 
 /// `stage` of [`Op::Pause`]: mounts are made, the host's root is still there.
 pub(crate) const STAGE_HOOKS: u32 = 0;

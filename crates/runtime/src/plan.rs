@@ -10,8 +10,12 @@
 //! ```
 
 mod explain;
+mod idmap;
 mod mounts;
+mod namespaces;
 mod process;
+mod scheduling;
+mod seccomp_agent;
 
 use std::collections::BTreeMap;
 use std::ffi::{CStr, CString};
@@ -19,16 +23,17 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use oci_spec::runtime::{
-    LinuxIdMapping, LinuxNamespaceType, LinuxResources, PosixRlimitType, Process, Spec,
-};
+use oci_spec::runtime::{LinuxResources, PosixRlimitType, Process, Spec, State};
 
 use crate::cgroup::{self, Cgroup};
-use crate::ops::{CgroupDir, CgroupWrite, FORMAT, Header, MAGIC, Op, STAGE_HOOKS};
+use crate::ops::{
+    CgroupDir, CgroupWrite, FORMAT, Header, MAGIC, MappedTree, NetDevice, Op, STAGE_HOOKS,
+};
 use crate::seccomp::Filter;
 use crate::systemd::{self, Scope};
 use crate::wire::{List, ListBuf, Reader, Wire};
 use explain::{Hint, Label};
+pub(crate) use namespaces::Namespaces;
 
 /// Where the container's root comes from.
 #[derive(Debug, Clone, Copy)]
@@ -59,6 +64,36 @@ pub struct Asked {
     pub oom_score_adj: bool,
 }
 
+impl Asked {
+    fn with(&self, choices: &Choices, process: &Process) -> Self {
+        if !choices.strict_limits {
+            return self.clone();
+        }
+        let rlimits = process.rlimits().iter().flatten();
+        Self {
+            rlimits: rlimits.map(oci_spec::runtime::PosixRlimit::typ).collect(),
+            oom_score_adj: true,
+        }
+    }
+}
+
+/// What a runtime's command line decides beside the spec. The defaults are a daemon's.
+#[derive(Debug, Clone, Default)]
+pub struct Choices {
+    /// chroot instead of pivot_root, for roots on an initramfs.
+    pub no_pivot: bool,
+    /// The process stays in the caller's session keyring.
+    pub no_new_keyring: bool,
+    /// What the spec says was asked for, all of it: a limit this host can't set fails the start, as
+    /// an OCI runtime must. Else only what is in [`Asked`], and the rest are warnings, as Docker's.
+    pub strict_limits: bool,
+    /// Where relative sources of mounts begin.
+    pub bundle: Option<PathBuf>,
+    /// What a seccomp agent (`listenerPath`) is told of the container. Without a pid: that of the
+    /// process which is started.
+    pub state: Option<State>,
+}
+
 /// What the OCI life cycle asks of a start: the stops between `create` and the program.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Stages<'a> {
@@ -75,7 +110,7 @@ pub struct Stages<'a> {
 }
 
 /// All that planning a container reads.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct PlanInput<'a> {
     pub spec: &'a Spec,
     pub facts: &'a host::Facts,
@@ -92,6 +127,7 @@ pub struct PlanInput<'a> {
     pub create_cwd: bool,
     /// SIGKILL the container when the shim dies.
     pub die_with_parent: bool,
+    pub choices: Choices,
 }
 
 /// All that planning an exec reads. The target is passed at [`crate::spawn()`] as a pidfd.
@@ -106,6 +142,7 @@ pub struct ExecInput<'a> {
     pub seccomp: SeccompChoice,
     pub asked: Asked,
     pub die_with_parent: bool,
+    pub choices: Choices,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -118,6 +155,8 @@ pub enum PlanError {
     Host { what: String, why: String },
     #[error("{what} is invalid: {why}")]
     Invalid { what: String, why: String },
+    #[error(transparent)]
+    Limit(#[from] cgroup::LimitError),
     #[error("seccomp profile")]
     Seccomp(#[from] crate::seccomp::CompileError),
 }
@@ -171,10 +210,12 @@ impl Plan {
         for (step, op) in plan.ops() {
             let label = self.labels.get(step as usize).map_or("", |l| &l.what);
             match op {
-                Op::Seccomp { program, flags } => line(format_args!(
-                    "{step:3} Seccomp {} instructions, flags {flags}   # {label}",
-                    program.len() / 8
-                )),
+                Op::Seccomp { program, flags } | Op::SeccompAgent { program, flags } => {
+                    line(format_args!(
+                        "{step:3} Seccomp {} instructions, flags {flags}   # {label}",
+                        program.len() / 8
+                    ));
+                }
                 op => line(format_args!("{step:3} {op:?}   # {label}")),
             }
         }
@@ -337,6 +378,13 @@ struct Prelude {
     pid_namespace: Option<CString>,
     maps: Option<(CString, CString)>,
     map_step: u32,
+    map_by: u32,
+    maps_asked: bool,
+    mapped_trees: Vec<idmap::Tree>,
+    /// Descriptors of sources the child keeps so far.
+    slots: u32,
+    net_devices: Vec<(CString, Option<CString>)>,
+    agent: Option<seccomp_agent::Agent>,
     dirs: Vec<OwnedDir>,
     writes: Vec<(u32, CString, CString, bool)>,
     scope: Vec<u8>,
@@ -378,6 +426,15 @@ impl Prelude {
                         _life: std::marker::PhantomData,
                     }),
             );
+        let trees = ListBuf::of(self.mapped_trees.iter().map(idmap::Tree::record));
+        let devices = ListBuf::of(self.net_devices.iter().map(|(name, rename)| NetDevice {
+            name,
+            rename: rename.as_deref(),
+            _life: std::marker::PhantomData,
+        }));
+        let agent = self.agent.as_ref();
+        let told = agent.map(|a| a.told.as_slice()).unwrap_or_default();
+        let told = ListBuf::of(told.iter().map(Vec::as_slice));
         let strings = |list: &[CString]| ListBuf::of(list.iter().map(CString::as_c_str));
         let argv = strings(&program.argv);
         let envp = strings(&program.envp);
@@ -392,6 +449,13 @@ impl Prelude {
             uid_map: self.maps.as_ref().map(|m| m.0.as_c_str()),
             gid_map: self.maps.as_ref().map(|m| m.1.as_c_str()),
             map_step: self.map_step,
+            map_by: self.map_by,
+            maps_asked: self.maps_asked,
+            mapped_trees: trees.list::<MappedTree<'_>>(),
+            net_devices: devices.list(),
+            agent: agent.map(|a| a.path.as_c_str()),
+            agent_told: told.list(),
+            agent_step: agent.map_or(0, |a| a.step),
             scope: &self.scope,
             scope_request: &self.scope_request.0,
             scope_pid_at: u32::try_from(self.scope_request.1).unwrap_or(u32::MAX),
@@ -423,13 +487,13 @@ impl Prelude {
         &mut self,
         b: &mut Builder,
         cgroup: &Cgroup,
-        facts: &host::Facts,
+        input: &PlanInput<'_>,
         resources: Option<&LinuxResources>,
     ) -> Result<(), PlanError> {
         if let Some(scope) = &cgroup.scope {
             self.scope_step = b.step(format!("have systemd start {}", scope.unit));
             self.scope = serde_json::to_vec(scope).map_err(|e| invalid("scope", e.to_string()))?;
-            let v2 = facts.cgroup.mode == host::CgroupMode::V2;
+            let v2 = input.facts.cgroup.mode == host::CgroupMode::V2;
             self.scope_request = systemd::request(scope, resources, v2);
         }
         for d in &cgroup.dirs {
@@ -444,9 +508,15 @@ impl Prelude {
         let Some(resources) = resources else {
             return Ok(());
         };
-        let (writes, warnings) = cgroup::writes(cgroup, &facts.cgroup.files, resources);
-        b.warnings.extend(warnings);
-        for w in writes {
+        let writes = cgroup::writes(cgroup, &input.facts.cgroup.files, resources)?;
+        b.warnings.extend(writes.warnings);
+        if let (true, Some(what)) = (input.choices.strict_limits, writes.missing.first()) {
+            return Err(PlanError::Host {
+                what: format!("limiting {what}"),
+                why: "its control groups lack the controller".to_owned(),
+            });
+        }
+        for w in writes.list {
             let step = b.step(format!("limit {} to {}", w.what, w.value));
             let value = c_string(&w.what, w.value.as_bytes())?;
             self.writes
@@ -489,53 +559,6 @@ impl Prelude {
     }
 }
 
-const CLONE_NEWTIME: u32 = 0x80;
-
-fn map_text(maps: &[LinuxIdMapping]) -> Result<CString, PlanError> {
-    let lines: Vec<String> = maps
-        .iter()
-        .map(|m| format!("{} {} {}", m.container_id(), m.host_id(), m.size()))
-        .collect();
-    c_string("id map", lines.join("\n").as_bytes())
-}
-
-/// The namespaces of a spec: new ones as flags, joined ones by path.
-pub(crate) struct Namespaces<'a> {
-    new: u32,
-    join: Vec<(LinuxNamespaceType, &'a Path)>,
-}
-
-impl<'a> Namespaces<'a> {
-    pub(crate) fn of(spec: &'a Spec) -> Self {
-        let list = spec
-            .linux()
-            .as_ref()
-            .and_then(|l| l.namespaces().as_deref());
-        let mut out = Self {
-            new: 0,
-            join: Vec::new(),
-        };
-        for n in list.unwrap_or_default() {
-            match n.path().as_deref().filter(|p| !p.as_os_str().is_empty()) {
-                Some(path) => out.join.push((n.typ(), path)),
-                None => out.new |= n.typ() as u32,
-            }
-        }
-        // a user namespace first: it gives the right to join those it owns
-        out.join
-            .sort_by_key(|(t, _)| *t != LinuxNamespaceType::User);
-        out
-    }
-
-    fn is_new(&self, kind: LinuxNamespaceType) -> bool {
-        self.new & kind as u32 != 0
-    }
-
-    pub(crate) fn all(&self) -> u32 {
-        self.join.iter().fold(self.new, |m, (t, _)| m | *t as u32)
-    }
-}
-
 /// Plans a container's start.
 ///
 /// # Errors
@@ -555,70 +578,121 @@ pub fn plan_staged(input: &PlanInput<'_>, stages: &Stages<'_>) -> Result<Plan, P
         .as_ref()
         .ok_or(PlanError::Missing("process"))?;
     let linux = spec.linux().clone().unwrap_or_default();
-    refuse(spec, process, stages)?;
+    refuse(spec, stages)?;
     needs(input.facts)?;
-    let namespaces = Namespaces::of(spec);
-    if !namespaces.is_new(LinuxNamespaceType::Mount) {
-        return Err(invalid(
-            "namespaces",
-            "a container needs its own mount namespace",
-        ));
-    }
+    let namespaces = Namespaces::of(spec, input.facts)?;
     let mut b = Builder::default();
     b.step("start the container's first process");
+    let without = undelegated(&mut b, input, linux.resources().as_ref())?;
+    let input = without.as_ref().unwrap_or(input);
     let mut prelude = Prelude {
         die_with_parent: input.die_with_parent,
         ..Prelude::default()
     };
-    let late = LinuxNamespaceType::Cgroup as u32 | CLONE_NEWTIME;
-    prelude.clone_flags = u64::from(namespaces.new & !late);
-    if namespaces.is_new(LinuxNamespaceType::User) {
-        let maps = (
-            map_text(linux.uid_mappings().as_deref().unwrap_or_default())?,
-            map_text(linux.gid_mappings().as_deref().unwrap_or_default())?,
-        );
-        prelude.map_step = b.step("map user and group ids");
-        prelude.maps = Some(maps);
-    }
+    namespaces.maps(&mut b, &mut prelude, &linux, input.facts)?;
     if let Some(cgroup) = input.cgroup {
-        prelude.cgroup(&mut b, cgroup, input.facts, linux.resources().as_ref())?;
+        prelude.cgroup(&mut b, cgroup, input, linux.resources().as_ref())?;
     }
-    process::before(&mut b, process, input.facts, &input.asked)?;
-    join(&mut b, &mut prelude, &namespaces)?;
-    if let Some(cgroup) = input.cgroup {
-        prelude.enter(&mut b, cgroup, input.facts)?;
-    }
-    own_namespaces(&mut b, spec, &namespaces)?;
-    mounts::plan(&mut b, input, process, &namespaces, stages.hooks)?;
+    let asked = input.asked.with(&input.choices, process);
+    process::before(&mut b, process, input.facts, &asked)?;
+    namespaces.enter(&mut b, &mut prelude, input)?;
+    namespaces.own(&mut b, &mut prelude, spec)?;
+    mounts::plan(
+        &mut b,
+        &mut prelude,
+        input,
+        process,
+        &namespaces,
+        stages.hooks,
+    )?;
     if stages.hooks.is_some() {
         let stage = STAGE_HOOKS;
         b.push("wait for the hooks", Op::Pause { stage });
     }
     let program = process::plan(
         &mut b,
+        &mut prelude,
         process,
         &process::Context {
             facts: input.facts,
-            asked: &input.asked,
+            asked: &asked,
             seccomp: &input.seccomp,
             profile: linux.seccomp().as_ref(),
             init: input.init,
             die_with_parent: input.die_with_parent,
             personality: linux.personality().as_ref(),
-            console: true,
-            pivot: true,
+            memory_policy: linux.memory_policy().as_ref(),
+            choices: &input.choices,
+            first: Some(process::First {
+                shared_mounts: namespaces.joins_mounts(),
+                propagation: mounts::root_propagation(&linux)?,
+            }),
+            groups: namespaces.may_set_groups(&linux, input.facts),
             stages,
         },
     )?;
     Ok(prelude.finish(b, &program))
 }
 
+/// Without privilege a container has a cgroup only where one is delegated to the user: else it
+/// stays in the caller's, which is no loss as long as nothing is to be limited. The input without
+/// the cgroup, where that is so.
+fn undelegated<'a>(
+    b: &mut Builder,
+    input: &PlanInput<'a>,
+    resources: Option<&LinuxResources>,
+) -> Result<Option<PlanInput<'a>>, PlanError> {
+    let Some(cgroup) = input.cgroup.filter(|_| input.facts.process.uid != 0) else {
+        return Ok(None);
+    };
+    let closed = cgroup.dirs.iter().find(|d| {
+        let mut all = input.facts.cgroup.hierarchies.iter();
+        all.any(|h| !h.writable && d.path.starts_with(&h.mount))
+    });
+    let Some(closed) = closed else {
+        return Ok(None);
+    };
+    if resources.is_some_and(limits_anything) {
+        return Err(PlanError::Host {
+            what: "limiting resources".to_owned(),
+            why: format!(
+                "{} is not delegated to this user: leave the limits out, or start from a systemd \
+                 unit with Delegate=yes",
+                closed.path.display()
+            ),
+        });
+    }
+    b.warnings
+        .push("no control group is delegated to this user: the container has none".to_owned());
+    Ok(Some(PlanInput {
+        cgroup: None,
+        ..input.clone()
+    }))
+}
+
+/// Device rules aside, which a user namespace makes moot.
+fn limits_anything(r: &LinuxResources) -> bool {
+    let limits = [
+        r.memory().is_some(),
+        r.cpu().is_some(),
+        r.pids().is_some(),
+        r.block_io().is_some(),
+        r.network().is_some(),
+        r.hugepage_limits().as_ref().is_some_and(|h| !h.is_empty()),
+        r.rdma().as_ref().is_some_and(|r| !r.is_empty()),
+        r.unified().as_ref().is_some_and(|u| !u.is_empty()),
+    ];
+    limits.contains(&true)
+}
+
 /// What every start is made of. Older kernels than these calls (5.6) are not served.
 fn needs(facts: &host::Facts) -> Result<(), PlanError> {
+    // one without the right to mount can't find out; the container's user namespace gives it
+    let unknown = !facts.process.has("CAP_SYS_ADMIN");
     let calls = [
-        ("fsopen", facts.mount.fsopen),
-        ("move_mount", facts.mount.move_mount),
-        ("open_tree", facts.mount.open_tree),
+        ("fsopen", unknown || facts.mount.fsopen),
+        ("move_mount", unknown || facts.mount.move_mount),
+        ("open_tree", unknown || facts.mount.open_tree),
         ("openat2", facts.syscalls.openat2),
         ("pidfd_open", facts.syscalls.pidfd_open),
     ];
@@ -632,40 +706,20 @@ fn needs(facts: &host::Facts) -> Result<(), PlanError> {
 }
 
 /// What isn't built is refused by name: a container must not run without what it was promised.
-fn refuse(spec: &Spec, process: &Process, stages: &Stages<'_>) -> Result<(), PlanError> {
-    let linux = spec.linux().as_ref();
-    let asked = [
-        (
-            "hooks",
-            // whoever stops when the container is ready runs them
-            !stages.ready && spec.hooks().as_ref().is_some_and(any_hook),
-        ),
-        ("process.scheduler", process.scheduler().is_some()),
-        (
-            "process.execCPUAffinity",
-            process.exec_cpu_affinity().is_some(),
-        ),
-        (
-            "linux.intelRdt",
-            linux.is_some_and(|l| l.intel_rdt().is_some()),
-        ),
-        (
-            "linux.memoryPolicy",
-            linux.is_some_and(|l| l.memory_policy().is_some()),
-        ),
-        (
-            "linux.netDevices",
-            linux.is_some_and(|l| l.net_devices().as_ref().is_some_and(|d| !d.is_empty())),
-        ),
-        (
-            "linux.mountLabel",
-            linux.is_some_and(|l| l.mount_label().as_ref().is_some_and(|m| !m.is_empty())),
-        ),
-    ];
-    match asked.iter().find(|(_, yes)| *yes) {
-        Some((what, _)) => Err(invalid(*what, "it is not supported yet")),
-        None => Ok(()),
+fn refuse(spec: &Spec, stages: &Stages<'_>) -> Result<(), PlanError> {
+    // whoever stops when the container is ready runs them
+    if !stages.ready && spec.hooks().as_ref().is_some_and(any_hook) {
+        return Err(invalid("hooks", "it is not supported yet"));
     }
+    let linux = spec.linux().as_ref();
+    if linux.is_some_and(|l| l.intel_rdt().is_some()) {
+        return Err(PlanError::Host {
+            what: "linux.intelRdt".to_owned(),
+            why: "this program doesn't drive the resctrl file system: leave intelRdt out"
+                .to_owned(),
+        });
+    }
+    Ok(())
 }
 
 fn any_hook(hooks: &oci_spec::runtime::Hooks) -> bool {
@@ -678,72 +732,6 @@ fn any_hook(hooks: &oci_spec::runtime::Hooks) -> bool {
     ];
     all.iter()
         .any(|h| h.as_ref().is_some_and(|h| !h.is_empty()))
-}
-
-fn join(b: &mut Builder, prelude: &mut Prelude, all: &Namespaces<'_>) -> Result<(), PlanError> {
-    for (kind, path) in &all.join {
-        let c = c_path(path)?;
-        if *kind == LinuxNamespaceType::Pid {
-            // only a process' children are in the pid namespace it joins: the parent's part
-            prelude.pid_namespace = Some(c);
-            continue;
-        }
-        let what = format!("join the {kind} namespace of {}", path.display());
-        let passed = path.to_str().and_then(|p| p.strip_prefix("fd:"));
-        let kind = *kind as u32;
-        match passed.map(str::parse) {
-            Some(Ok(index)) => b.push(what, Op::JoinPassed { kind, index }),
-            Some(Err(_)) => return Err(invalid("namespace path", "fd:<index> needs a number")),
-            None => b.push(what, Op::JoinPath { kind, path: &c }),
-        }
-    }
-    Ok(())
-}
-
-/// Sets up the namespaces that are the container's own.
-fn own_namespaces(b: &mut Builder, spec: &Spec, all: &Namespaces<'_>) -> Result<(), PlanError> {
-    use LinuxNamespaceType as N;
-    if all.is_new(N::User) {
-        b.push("become root of the user namespace", Op::AwaitMaps {});
-    }
-    let linux = spec.linux().as_ref();
-    if all.is_new(N::Time) {
-        let offsets = linux.and_then(|l| l.time_offsets().as_ref());
-        let mut lines: Vec<String> = offsets
-            .into_iter()
-            .flatten()
-            .map(|(clock, o)| {
-                format!(
-                    "{clock} {} {}",
-                    o.secs().unwrap_or(0),
-                    o.nanosecs().unwrap_or(0)
-                )
-            })
-            .collect();
-        lines.sort();
-        let text = c_string("time offsets", lines.join("\n").as_bytes())?;
-        b.push("set time offsets", Op::TimeOffsets { text: &text });
-    }
-    if all.is_new(N::Cgroup) {
-        // after the cgroups were entered, so that they are its root
-        let kinds = N::Cgroup as u32;
-        b.push("make a cgroup namespace", Op::Unshare { kinds });
-    }
-    if all.is_new(N::Network) {
-        b.push("bring the loopback interface up", Op::LoopbackUp {});
-    }
-    if let Some(name) = spec.hostname().as_ref().filter(|n| !n.is_empty()) {
-        if !all.is_new(N::Uts) {
-            return Err(invalid("hostname", "it needs its own uts namespace"));
-        }
-        let name = name.as_bytes();
-        b.push("set the host name", Op::Hostname { name });
-    }
-    if let Some(name) = spec.domainname().as_ref().filter(|n| !n.is_empty()) {
-        let name = name.as_bytes();
-        b.push("set the domain name", Op::Domainname { name });
-    }
-    Ok(())
 }
 
 /// Plans a further process in a running container.
@@ -759,36 +747,38 @@ pub fn plan_exec(input: &ExecInput<'_>) -> Result<Plan, PlanError> {
 /// # Errors
 /// As [`plan`].
 pub fn plan_exec_staged(input: &ExecInput<'_>, stages: &Stages<'_>) -> Result<Plan, PlanError> {
-    let namespaces = Namespaces::of(input.container);
+    let namespaces = Namespaces::of(input.container, input.facts)?;
     let mut b = Builder::default();
     b.step("start a process in the container");
-    let pid = LinuxNamespaceType::Pid as u32;
     let mut prelude = Prelude {
         die_with_parent: input.die_with_parent,
-        joins_target: namespaces.all() & pid != 0,
         ..Prelude::default()
     };
-    process::before(&mut b, input.process, input.facts, &input.asked)?;
+    let asked = input.asked.with(&input.choices, input.process);
+    process::before(&mut b, input.process, input.facts, &asked)?;
+    scheduling::initial_affinity(&mut b, input.process)?;
     if let Some(cgroup) = input.cgroup {
         prelude.enter(&mut b, cgroup, input.facts)?;
     }
-    let kinds = namespaces.all() & !pid;
-    b.push("enter the container", Op::JoinTarget { kinds });
+    namespaces.enter_target(&mut b, &mut prelude, input.facts);
     b.push("enter the container's root", Op::RootIsSlash {});
-    let linux = input.container.linux().as_ref();
+    let linux = input.container.linux().clone().unwrap_or_default();
     let program = process::plan(
         &mut b,
+        &mut prelude,
         input.process,
         &process::Context {
             facts: input.facts,
-            asked: &input.asked,
+            asked: &asked,
             seccomp: &input.seccomp,
-            profile: linux.and_then(|l| l.seccomp().as_ref()),
+            profile: linux.seccomp().as_ref(),
             init: false,
             die_with_parent: input.die_with_parent,
-            personality: linux.and_then(|l| l.personality().as_ref()),
-            console: false,
-            pivot: false,
+            personality: linux.personality().as_ref(),
+            memory_policy: linux.memory_policy().as_ref(),
+            choices: &input.choices,
+            first: None,
+            groups: namespaces.may_set_groups(&linux, input.facts),
             stages,
         },
     )?;

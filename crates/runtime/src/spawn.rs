@@ -12,8 +12,10 @@ use sys::throwaway::{self, Throwaway};
 
 use crate::cgroup::{Cgroup, SYSTEMD_DEADLINE};
 use crate::execute::{
-    self, Program, SAY_EXEC, SAY_GO, SAY_HOOKS, SAY_MAPPED, SAY_READY, SAY_TERMINAL,
+    self, Program, SAY_DEVICES, SAY_DONE, SAY_EXEC, SAY_GO, SAY_HOOKS, SAY_LISTENER, SAY_MAPPED,
+    SAY_MAPS, SAY_READY, SAY_REBORN, SAY_TERMINAL,
 };
+use crate::service::{self, Service};
 use crate::{Detail, EncodedPlan, StepError, systemd};
 
 /// How long a failed start may take to leave its cgroups.
@@ -54,6 +56,7 @@ pub struct Pending {
     _keeper: Option<Throwaway>,
     /// The child has said that it is about to execute the program.
     executing: bool,
+    service: Service,
 }
 
 /// What [`Pending::advance`] found.
@@ -84,16 +87,24 @@ impl Pending {
     /// # Errors
     /// The step that failed.
     pub fn next_stop(&mut self) -> Result<Stop, StepError> {
-        match heard(
-            self.channel.as_fd(),
-            &mut self.executing,
-            &mut self.terminal,
-        ) {
-            Ok(stop) => Ok(stop),
-            Err(error) => {
-                end(&self.pidfd);
-                Err(error)
-            }
+        loop {
+            let mut asked = None;
+            let heard = heard(
+                self.channel.as_fd(),
+                &mut self.executing,
+                &mut self.terminal,
+                &mut asked,
+            );
+            let error = match (heard, asked) {
+                (Ok(_), Some((say, rest, fds))) => match self.serve(say, rest, fds) {
+                    Ok(()) => continue,
+                    Err(error) => error,
+                },
+                (Ok(stop), None) => return Ok(stop),
+                (Err(error), _) => error,
+            };
+            end(&self.pidfd);
+            return Err(error);
         }
     }
 
@@ -123,7 +134,8 @@ impl Pending {
         self.pidfd
     }
 
-    /// The child, as seen by the caller.
+    /// The child, as seen by the caller. Another one after [`Pending::advance`] where a plan goes on
+    /// in a sibling (a user namespace joined by path): then the first is reaped already.
     #[must_use]
     pub fn pid(&self) -> i32 {
         self.pid
@@ -154,6 +166,14 @@ impl Pending {
                 (0, _) => return self.ended(),
                 (1, SAY_EXEC) => self.executing = true,
                 (1, SAY_TERMINAL) => self.terminal = got.fds.into_iter().next(),
+                (1 | 5, SAY_MAPS | SAY_DEVICES | SAY_LISTENER | SAY_REBORN) => {
+                    let rest = [buf[1], buf[2], buf[3], buf[4]];
+                    if let Err(error) = self.serve(buf[0], rest, got.fds) {
+                        let pid = self.pid;
+                        kill(&self.pidfd);
+                        return Progress::Failed { pid, error };
+                    }
+                }
                 (StepError::LEN, _) => {
                     let error = StepError::from_bytes(buf);
                     return Progress::Failed {
@@ -164,6 +184,48 @@ impl Pending {
                 _ => return self.ended(),
             }
         }
+    }
+
+    /// Does what the child asks for, and answers where it waits.
+    fn serve(&mut self, say: u8, rest: [u8; 4], fds: Vec<OwnedFd>) -> Result<(), StepError> {
+        let damaged = || parent(0)(io::ErrorKind::InvalidData.into());
+        let mut fds = fds.into_iter();
+        match say {
+            SAY_MAPS => {
+                let done = self.service.map_ids(self.pid);
+                self.answer(done.map_err(|e| e.errno))
+            }
+            SAY_DEVICES => {
+                let there = fds.next().ok_or_else(damaged)?;
+                let done = self.service.move_devices(there.as_fd());
+                self.answer(done.map_err(|e| e.raw_os_error().unwrap_or(libc::EIO)))
+            }
+            SAY_LISTENER => {
+                let listener = fds.next().ok_or_else(damaged)?;
+                self.service.hand_over(self.pid, listener.as_fd())
+            }
+            _ => {
+                let pidfd = fds.next().ok_or_else(damaged)?;
+                // the one that was cloned first ends by itself
+                wait(&self.pidfd);
+                (self.pid, self.pidfd) = (i32::from_le_bytes(rest), pidfd);
+                Ok(())
+            }
+        }
+    }
+
+    fn answer(&self, done: Result<(), i32>) -> Result<(), StepError> {
+        let mut said = [SAY_DONE; 5];
+        let said = match done {
+            Ok(()) => &said[..1],
+            Err(errno) => {
+                said[1..].copy_from_slice(&errno.to_le_bytes());
+                &said[..]
+            }
+        };
+        // a child that is gone says so itself, by the end of its channel
+        let _gone = sys::fdpass::send(self.channel.as_fd(), said, &[]);
+        Ok(())
     }
 
     fn ended(self) -> Progress {
@@ -189,11 +251,15 @@ fn vanished() -> StepError {
     }
 }
 
-/// Reads the channel up to the child's next stop.
+/// What a child asks of its parent: the word, a number, descriptors.
+type Request = (u8, [u8; 4], Vec<OwnedFd>);
+
+/// Reads the channel up to the child's next stop, or to its next request.
 fn heard(
     channel: BorrowedFd<'_>,
     executing: &mut bool,
     terminal: &mut Option<OwnedFd>,
+    asked: &mut Option<Request>,
 ) -> Result<Stop, StepError> {
     loop {
         let mut buf = [0; StepError::LEN];
@@ -205,6 +271,11 @@ fn heard(
             (1, SAY_TERMINAL) => *terminal = got.fds.into_iter().next(),
             (1, SAY_HOOKS) => return Ok(Stop::Hooks),
             (1, SAY_READY) => return Ok(Stop::Ready),
+            (1 | 5, SAY_MAPS | SAY_DEVICES | SAY_LISTENER | SAY_REBORN) => {
+                let rest = [buf[1], buf[2], buf[3], buf[4]];
+                *asked = Some((buf[0], rest, got.fds));
+                return Ok(Stop::Running);
+            }
             (StepError::LEN, _) => return Err(StepError::from_bytes(buf)),
             _ => return Err(vanished()),
         }
@@ -219,7 +290,12 @@ fn heard(
 pub fn start(connection: BorrowedFd<'_>) -> Result<(), StepError> {
     sys::fdpass::send(connection, &[SAY_GO], &[]).map_err(|_| vanished())?;
     let (mut executing, mut terminal) = (false, None);
-    heard(connection, &mut executing, &mut terminal).map(drop)
+    // a container that waited has nothing left to ask for
+    let mut asked = None;
+    match heard(connection, &mut executing, &mut terminal, &mut asked) {
+        Ok(_) if asked.is_some() => Err(vanished()),
+        other => other.map(drop),
+    }
 }
 
 impl AsFd for Pending {
@@ -397,12 +473,13 @@ fn clone(
         .map_err(parent(0))?;
     let cgroup = born_in.as_ref().map(AsFd::as_fd);
     sys::fault::point("runtime.clone").map_err(parent(0))?;
+    let mapped = service::mapped_trees(plan)?;
     let entered = pid_namespace(plan, fds).map_err(parent(0))?;
     let ours_in_child = ours.as_fd();
     let cloned = sys::clone::clone3(h.clone_flags, cgroup, || {
         // the child's copy of our end: with it open, a parent that dies would not be noticed
         sys::process::close_copy(ours_in_child);
-        execute::child(plan, fds, theirs.as_fd(), &program, faults)
+        execute::child(plan, fds, theirs.as_fd(), &program, &mapped, faults)
     });
     drop(entered);
     let cloned = cloned.map_err(parent(0))?;
@@ -415,8 +492,12 @@ fn clone(
         terminal: None,
         _keeper: keeper.filter(|_| !born_in_all),
         executing: false,
+        service: Service::of(plan),
     };
-    if let Err(e) = map_ids(plan, &pending) {
+    if h.uid_map.is_some()
+        && !h.maps_asked
+        && let Err(e) = map_ids(&pending, h.map_step)
+    {
         end(&pending.pidfd);
         return Err(e);
     }
@@ -432,28 +513,26 @@ fn above_stdio(fd: OwnedFd) -> io::Result<OwnedFd> {
     Ok(rustix::io::fcntl_dupfd_cloexec(&fd, 3)?)
 }
 
-fn map_ids(plan: &EncodedPlan<'_>, pending: &Pending) -> Result<(), StepError> {
-    let h = &plan.header;
-    let (Some(uid_map), Some(gid_map)) = (h.uid_map, h.gid_map) else {
-        return Ok(());
-    };
-    let put = |name: &str, map: &CStr| {
-        let path = format!("/proc/{}/{name}", pending.pid);
-        std::fs::OpenOptions::new()
-            .write(true)
-            .open(path)
-            .and_then(|mut f| io::Write::write_all(&mut f, map.to_bytes()))
-    };
-    put("uid_map", uid_map)
-        .and_then(|()| put("gid_map", gid_map))
-        .and_then(|()| sys::fdpass::send(pending.channel.as_fd(), &[SAY_MAPPED], &[]).map(drop))
-        .map_err(parent(h.map_step))
+fn map_ids(pending: &Pending, step: u32) -> Result<(), StepError> {
+    pending.service.map_ids(pending.pid)?;
+    let said = [SAY_MAPPED];
+    sys::fdpass::send(pending.channel.as_fd(), &said, &[]).map_err(parent(step))?;
+    Ok(())
 }
 
 /// Kills a child that won't be used and reaps it.
 fn end(pidfd: &OwnedFd) {
-    use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
+    kill(pidfd);
+    wait(pidfd);
+}
+
+fn kill(pidfd: &OwnedFd) {
+    use rustix::process::{Signal, pidfd_send_signal};
     let _already_gone = pidfd_send_signal(pidfd, Signal::KILL);
+}
+
+fn wait(pidfd: &OwnedFd) {
+    use rustix::process::{WaitId, WaitIdOptions, waitid};
     let _reaped_elsewhere = waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED);
 }
 
@@ -464,15 +543,21 @@ fn end(pidfd: &OwnedFd) {
 /// The step that failed.
 pub fn spawn(plan: &EncodedPlan<'_>, fds: &Descriptors<'_>) -> Result<Spawned, StepError> {
     let pending = begin(plan, fds)?;
-    let pidfd =
-        rustix::io::fcntl_dupfd_cloexec(&pending.pidfd, 3).map_err(|e| parent(0)(e.into()))?;
-    let error = match pending.listen(false) {
+    let (pid, error) = match pending.listen(false) {
         Progress::Running(spawned) => return Ok(spawned),
-        Progress::Failed { error, .. } => error,
+        Progress::Failed { pid, error } => (Some(pid), error),
         // a blocking receive doesn't come back with nothing
-        Progress::Waiting(_) => parent(0)(io::ErrorKind::WouldBlock.into()),
+        Progress::Waiting(p) => {
+            end(&p.pidfd);
+            (None, parent(0)(io::ErrorKind::WouldBlock.into()))
+        }
     };
-    end(&pidfd);
+    if let Some(pid) = pid.and_then(rustix::process::Pid::from_raw) {
+        // it is our child and not reaped yet, so the number is still its own
+        let _already_gone = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+        let exited = rustix::process::WaitIdOptions::EXITED;
+        let _reaped_elsewhere = rustix::process::waitid(rustix::process::WaitId::Pid(pid), exited);
+    }
     remove_cgroups(plan.cgroup().as_ref());
     Err(error)
 }

@@ -32,7 +32,8 @@ pub struct Cloned {
 }
 
 /// Makes a process with its own copy of memory and descriptors that runs `child` and never returns
-/// from it. `flags` are `CLONE_NEW*`; a `cgroup` (v2 directory) is where it is born.
+/// from it. `flags` are `CLONE_NEW*`, and `CLONE_PARENT` for a sibling instead of a child; a
+/// `cgroup` (v2 directory) is where it is born.
 ///
 /// The child is a copy of one thread: when the process has others, a lock one of them held stays
 /// held forever, so `child` must not allocate, log or take locks. A panic in it ends it with 70.
@@ -44,11 +45,30 @@ pub fn clone3(
     cgroup: Option<BorrowedFd<'_>>,
     child: impl FnOnce() -> Infallible,
 ) -> io::Result<Cloned> {
+    match both(flags, cgroup)? {
+        Some(cloned) => Ok(cloned),
+        None => run(child),
+    }
+}
+
+/// As [`clone3`], returning in both: `None` in the new process. For a caller that has one thread
+/// (a process between clone and execve).
+///
+/// # Errors
+/// As [`clone3`].
+pub fn clone3_both(flags: u64) -> io::Result<Option<Cloned>> {
+    both(flags, None)
+}
+
+fn both(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Option<Cloned>> {
     let mut pidfd: libc::c_int = -1;
+    // a sibling ends as its maker would: the kernel wants no signal named
+    let sibling = flags & libc::CLONE_PARENT as u64 != 0;
+    let signal = if sibling { 0 } else { libc::SIGCHLD as u64 };
     let mut args = Args {
         flags: flags | libc::CLONE_PIDFD as u64,
         pidfd: (&raw mut pidfd).addr() as u64,
-        exit_signal: libc::SIGCHLD as u64,
+        exit_signal: signal,
         ..Args::default()
     };
     // the exposed address is what the kernel writes to
@@ -66,7 +86,7 @@ pub fn clone3(
     // and pidfd live until the call returns, and size is at most that of Args.
     let mut pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size) };
     if pid < 0 && cgroup.is_none() && errno() == libc::ENOSYS {
-        let flags = args.flags | libc::SIGCHLD as u64;
+        let flags = args.flags | signal;
         // SAFETY: as above; clone(2) stores the pidfd where parent_tid points.
         pid = unsafe { libc::syscall(libc::SYS_clone, flags, 0, &raw mut pidfd, 0, 0) };
     }
@@ -74,12 +94,12 @@ pub fn clone3(
         return Err(io::Error::last_os_error());
     }
     if pid == 0 {
-        run(child)
+        return Ok(None);
     }
     let pid = i32::try_from(pid).map_err(|_| io::Error::from_raw_os_error(libc::ERANGE))?;
     // SAFETY: with CLONE_PIDFD the kernel stored a new descriptor that nobody else knows.
     let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
-    Ok(Cloned { pid, pidfd })
+    Ok(Some(Cloned { pid, pidfd }))
 }
 
 /// fork(2) for a process of one thread (our reaper, our shim): the raw system call, so no handlers

@@ -26,6 +26,12 @@ pub const NODIRATIME: u64 = 0x80;
 pub const IDMAP: u64 = 0x10_0000;
 pub const NOSYMFOLLOW: u64 = 0x20_0000;
 
+/// A descriptor as [`Attr::userns_fd`] takes it; it must outlive the call.
+#[must_use]
+pub fn number(fd: BorrowedFd<'_>) -> u64 {
+    u64::from(fd.as_raw_fd().unsigned_abs())
+}
+
 /// Whether the kernel, and a filter around this process, have mount_setattr: asked with a
 /// descriptor that can't be one.
 #[must_use]

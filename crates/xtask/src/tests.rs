@@ -8,13 +8,14 @@ use crate::setup::{self, Need};
 use crate::tidy;
 
 /// What tests run besides our own programs.
-const NEEDS: [Need; 16] = [
+const NEEDS: [Need; 17] = [
     ("busybox", "busybox-static"),
     ("docker", "docker.io"),
     ("mkfs.ext4", "e2fsprogs"),
     ("mkfs.xfs", "xfsprogs"),
     ("mkfs.btrfs", "btrfs-progs"),
     ("losetup", "mount"),
+    ("newuidmap", "uidmap"),
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("mmdebstrap", "mmdebstrap"),
     ("xz", "xz-utils"),

@@ -414,6 +414,7 @@ fn plan(
         seccomp: prepare::seccomp_choice(&options, privileged, &capabilities)?,
         asked: Asked::default(),
         die_with_parent: true,
+        choices: runtime::Choices::default(),
     })
     .map_err(prepare::plan_error)
 }

@@ -94,6 +94,7 @@ pub(super) fn prepare(
         asked: asked(record, &spec),
         create_cwd: true,
         die_with_parent: true,
+        choices: runtime::Choices::default(),
     })
     .map_err(plan_error)?;
     Ok(Prepared {

@@ -190,6 +190,10 @@ pub(super) fn plan_of(
             asked: asked(spec.process().as_ref()),
             create_cwd: true,
             die_with_parent: false,
+            choices: crate::Choices {
+                strict_limits: true,
+                ..crate::Choices::default()
+            },
         },
         stages,
     )?)

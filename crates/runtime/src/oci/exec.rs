@@ -99,6 +99,10 @@ impl Runtime {
                 seccomp: SeccompChoice::Spec,
                 asked: asked(Some(wanted.process)),
                 die_with_parent: false,
+                choices: crate::Choices {
+                    strict_limits: true,
+                    ..crate::Choices::default()
+                },
             },
             &stages,
         )?;

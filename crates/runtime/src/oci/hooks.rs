@@ -119,7 +119,7 @@ impl<'a> Inside<'a> {
         let root = openat(CWD, &path, flags, Mode::empty());
         Ok(Self {
             pidfd,
-            kinds: Namespaces::of(spec).all(),
+            kinds: Namespaces::kinds(spec),
             root: root.map_err(super::error::errno("open", &path))?,
         })
     }
@@ -317,6 +317,7 @@ fn inside_one(
         seccomp: SeccompChoice::Spec,
         asked: Asked::default(),
         die_with_parent: true,
+        choices: crate::Choices::default(),
     })
     .map_err(|e| inside(&e))?;
     let encoded = EncodedPlan::decode(plan.encode()).map_err(|e| inside(&e))?;

@@ -28,6 +28,10 @@ pub(super) enum Hint {
         in_path: bool,
     },
     Rlimit,
+    Maps,
+    HostsNamespace,
+    Scheduler,
+    User,
 }
 
 /// The error's own words, without Rust's "(os error 2)", in lower case.
@@ -64,9 +68,17 @@ fn mount(e: StepError, source: Option<&PathBuf>, read_only: bool) -> String {
             "one of source and target is a file, the other a directory".to_owned()
         }
         (Detail::NotGenuine, _) => "a mount over the kernel's own /proc is not allowed".to_owned(),
+        (Detail::IdMap, libc::EINVAL | libc::EOPNOTSUPP) => {
+            format!("the file system of {source} can't map ids, or a mount below it can't")
+        }
+        (Detail::IdMap, _) => format!("the ids of {source} can't be mapped"),
+        (Detail::CopyUp, libc::ENOSPC) => {
+            "what the image has there doesn't fit: raise size=".to_owned()
+        }
+        (Detail::CopyUp, _) => "what the image has there can't be copied into it".to_owned(),
         (Detail::Attributes, _) => "the kernel refused these mount options".to_owned(),
         (_, libc::EINVAL) => "the kernel refused the file system's options".to_owned(),
-        _ if read_only => "the root is read-only".to_owned(),
+        (_, libc::EROFS) if read_only => "the root is read-only".to_owned(),
         _ => return words(e.errno),
     };
     format!("{}: {why}", words(e.errno))
@@ -106,8 +118,35 @@ impl Plan {
                  CAP_SYS_RESOURCE",
                 words(error.errno)
             ),
-            Hint::None | Hint::Rlimit => match error.detail {
-                Detail::NotGenuine => format!("{what}: a file that must be the kernel's own isn't"),
+            Hint::Maps if error.errno == libc::ENOENT => format!(
+                "{what}: several ids without privilege need newuidmap and newgidmap: install them \
+                 (package uidmap), or map the own id alone"
+            ),
+            Hint::Maps if error.errno == libc::EPERM => format!(
+                "{what}: {}: these ids aren't lent to this user in /etc/subuid and /etc/subgid",
+                words(error.errno)
+            ),
+            Hint::HostsNamespace if error.detail == Detail::NotGenuine => format!(
+                "{what}: it is the host's own, which a host name or sysctl would change: give the \
+                 container one of its own"
+            ),
+            Hint::Scheduler if error.errno == libc::EPERM => format!(
+                "{what}: {}: it needs CAP_SYS_NICE, and for real time a share of cpu.rt_runtime_us",
+                words(error.errno)
+            ),
+            Hint::User if error.errno == libc::EINVAL => format!(
+                "{what}: {}: one of these ids isn't mapped in the container's user namespace",
+                words(error.errno)
+            ),
+            Hint::None
+            | Hint::User
+            | Hint::Rlimit
+            | Hint::Maps
+            | Hint::HostsNamespace
+            | Hint::Scheduler => match error.detail {
+                Detail::NotGenuine => {
+                    format!("{what}: a file that must be the kernel's own isn't")
+                }
                 _ => format!("{what}: {}", words(error.errno)),
             },
         }

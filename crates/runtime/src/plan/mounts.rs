@@ -6,10 +6,13 @@ use std::path::{Component, Path, PathBuf};
 use oci_spec::runtime::{LinuxDevice, LinuxDeviceType, LinuxNamespaceType, Mount, Process};
 
 use super::explain::{Hint, Label};
-use super::{Builder, Namespaces, PlanError, PlanInput, Rootfs, c_path, c_string, invalid};
+use super::idmap::Ids;
+use super::{
+    Builder, Namespaces, PlanError, PlanInput, Prelude, Rootfs, c_path, c_string, invalid,
+};
 use crate::ops::{
-    Attrs, KEEP_DEV, KEEP_NOTHING, KEEP_PROC, KIND_SOURCE, NO_SLOT, Op, SLOTS, TARGET_ANY,
-    TARGET_NO_LINKS, TARGET_PROC_OK,
+    Attrs, COPY_UP, KEEP_DEV, KEEP_NOTHING, KEEP_PROC, KIND_SOURCE, NO_SLOT, OR_BIND, Op, SLOTS,
+    TARGET_ANY, TARGET_NO_LINKS, TARGET_PROC_OK,
 };
 use crate::wire::{ListBuf, Setting};
 use sys::mount::{
@@ -56,34 +59,62 @@ const MS_REC: u64 = libc::MS_REC;
 struct Options {
     bind: bool,
     recursive: bool,
+    remount: bool,
+    copy_up: bool,
+    /// `idmap` and `ridmap`.
+    id_map: Option<bool>,
     set: u64,
     clear: u64,
     tree_set: u64,
     tree_clear: u64,
-    /// `MS_SHARED` and its like, with `MS_REC` for the tree.
-    propagation: u64,
+    /// `MS_SHARED` and its like, with `MS_REC` for the tree, in order.
+    propagation: Vec<u64>,
+    /// Of the file system as a whole: `sync`, `dirsync`, `mand`, `lazytime` and their opposites.
+    whole: Vec<&'static str>,
     /// For the file system itself: `size=64m`, `newinstance`.
     settings: Vec<(String, Option<String>)>,
 }
 
-fn attribute(name: &str) -> Option<(u64, bool)> {
+/// What an option clears and sets of a mount's attributes. Access time modes exclude each other:
+/// the kernel wants all of them cleared together.
+fn attribute(name: &str) -> Option<(u64, u64)> {
     Some(match name {
-        "ro" => (RDONLY, true),
-        "rw" => (RDONLY, false),
-        "nosuid" => (NOSUID, true),
-        "suid" => (NOSUID, false),
-        "nodev" => (NODEV, true),
-        "dev" => (NODEV, false),
-        "noexec" => (NOEXEC, true),
-        "exec" => (NOEXEC, false),
-        "noatime" => (NOATIME, true),
-        "atime" => (NOATIME, false),
-        "strictatime" => (STRICTATIME, true),
-        "nostrictatime" => (STRICTATIME, false),
-        "nodiratime" => (NODIRATIME, true),
-        "diratime" => (NODIRATIME, false),
-        "nosymfollow" => (NOSYMFOLLOW, true),
-        "symfollow" => (NOSYMFOLLOW, false),
+        "ro" => (RDONLY, RDONLY),
+        "rw" => (RDONLY, 0),
+        "nosuid" => (NOSUID, NOSUID),
+        "suid" => (NOSUID, 0),
+        "nodev" => (NODEV, NODEV),
+        "dev" => (NODEV, 0),
+        "noexec" => (NOEXEC, NOEXEC),
+        "exec" => (NOEXEC, 0),
+        "noatime" => (ATIME, NOATIME),
+        "strictatime" => (ATIME, STRICTATIME),
+        "atime" | "relatime" | "nostrictatime" => (ATIME, 0),
+        // relative times are the kernel's own choice where no other is made
+        "norelatime" => (0, 0),
+        "nodiratime" => (NODIRATIME, NODIRATIME),
+        "diratime" => (NODIRATIME, 0),
+        "nosymfollow" => (NOSYMFOLLOW, NOSYMFOLLOW),
+        "symfollow" => (NOSYMFOLLOW, 0),
+        _ => return None,
+    })
+}
+
+/// Flags of a file system as a whole, as fsconfig names them; an empty name has no meaning any
+/// more: the mount API tells its caller instead of the kernel's log (`silent`, `loud`), and a file
+/// system keeps its change counter by itself (`iversion`).
+fn whole(name: &str) -> Option<&'static str> {
+    Some(match name {
+        "sync" => "sync",
+        "async" => "async",
+        "dirsync" => "dirsync",
+        "mand" => "mand",
+        "nomand" => "nomand",
+        "lazytime" => "lazytime",
+        "nolazytime" => "nolazytime",
+        "acl" => "acl",
+        "noacl" => "noacl",
+        "silent" | "loud" | "iversion" | "noiversion" | "defaults" => "",
         _ => return None,
     })
 }
@@ -114,33 +145,27 @@ impl Options {
     }
 
     fn one(&mut self, option: &str) -> Result<(), PlanError> {
-        if let Some((bit, set)) = attribute(option) {
-            // atime modes exclude each other: the kernel wants all of them cleared together
-            let clear = if bit & ATIME != 0 { ATIME } else { bit };
+        if let Some((clear, set)) = attribute(option) {
             self.clear |= clear;
-            self.set &= !clear;
-            if set {
-                self.set |= bit;
-            }
-        } else if let Some((bit, set)) = option.strip_prefix('r').and_then(attribute) {
-            let clear = if bit & ATIME != 0 { ATIME } else { bit };
+            self.set = self.set & !clear | set;
+        } else if let Some((clear, set)) = option.strip_prefix('r').and_then(attribute) {
             self.tree_clear |= clear;
-            self.tree_set &= !clear;
-            if set {
-                self.tree_set |= bit;
-            }
+            self.tree_set = self.tree_set & !clear | set;
         } else if let Some(p) = propagation(option) {
-            self.propagation = p;
+            self.propagation.push(p);
+        } else if let Some(name) = whole(option) {
+            self.whole.extend(Some(name).filter(|n| !n.is_empty()));
         } else {
             match option {
                 "bind" => self.bind = true,
                 "rbind" => (self.bind, self.recursive) = (true, true),
-                "defaults" | "relatime" | "norelatime" | "loud" | "nolazytime" | "async" => {}
-                "tmpcopyup" | "idmap" | "ridmap" | "remount" | "move" => {
-                    return Err(invalid(
-                        "mount option",
-                        format!("{option} is not supported"),
-                    ));
+                "remount" => self.remount = true,
+                "tmpcopyup" => self.copy_up = true,
+                "idmap" => self.id_map = Some(false),
+                "ridmap" => self.id_map = Some(true),
+                "move" => {
+                    let why = "move is not an option of a mount: name its source and bind";
+                    return Err(invalid("mount option", why));
                 }
                 _ => {
                     let (key, value) = match option.split_once('=') {
@@ -154,22 +179,34 @@ impl Options {
         Ok(())
     }
 
+    /// Attributes with the first change of propagation.
     fn attrs(&self) -> Attrs<'static> {
-        let tree = self.propagation & MS_REC != 0;
-        let kind = self.propagation & !MS_REC;
         Attrs {
             set: self.set,
             clear: self.clear,
-            propagation: if tree { 0 } else { kind },
             tree_set: self.tree_set,
             tree_clear: self.tree_clear,
-            tree_propagation: if tree { kind } else { 0 },
-            _life: std::marker::PhantomData,
+            ..propagation_alone(self.propagation.first().copied().unwrap_or(0))
         }
     }
 
     fn shares(&self) -> bool {
-        self.propagation & libc::MS_SHARED != 0
+        self.propagation.iter().any(|p| p & libc::MS_SHARED != 0)
+    }
+}
+
+/// Only a change of propagation.
+pub(super) fn propagation_alone(kind: u64) -> Attrs<'static> {
+    let tree = kind & MS_REC != 0;
+    let kind = kind & !MS_REC;
+    Attrs {
+        set: 0,
+        clear: 0,
+        propagation: if tree { 0 } else { kind },
+        tree_set: 0,
+        tree_clear: 0,
+        tree_propagation: if tree { kind } else { 0 },
+        _life: std::marker::PhantomData,
     }
 }
 
@@ -198,28 +235,67 @@ struct Wanted {
     source: Option<PathBuf>,
     kind: String,
     options: Options,
+    ids: Ids,
     slot: u32,
 }
 
 impl Wanted {
-    fn of(m: &Mount) -> Result<Self, PlanError> {
+    fn of(m: &Mount, bundle: Option<&Path>) -> Result<Self, PlanError> {
         let target = clean(m.destination())?;
         let options = Options::parse(m.options().as_deref().unwrap_or_default())?;
-        if m.uid_mappings().as_ref().is_some_and(|u| !u.is_empty()) {
-            let what = format!("mount at {}", target.display());
-            return Err(invalid(what, "mapped ids are not supported"));
-        }
         let kind = m.typ().clone().unwrap_or_default();
-        Ok(Self {
-            options: Options {
-                bind: options.bind || kind == "bind",
-                ..options
-            },
+        // as runc: without a type, and with one for a remount, the flag decides
+        let options = Options {
+            bind: options.bind || kind == "bind" || kind == "rbind",
+            recursive: options.recursive || kind == "rbind",
+            ..options
+        };
+        let bind = options.bind;
+        let ids = Ids {
+            uids: m.uid_mappings().clone().unwrap_or_default(),
+            gids: m.gid_mappings().clone().unwrap_or_default(),
+            option: options.id_map.is_some(),
+            recursive: options.id_map == Some(true),
+        };
+        let wanted = Self {
+            options,
             target,
-            source: m.source().clone(),
+            source: m.source().as_ref().map(|s| match bundle {
+                Some(bundle) if bind && s.is_relative() => bundle.join(s),
+                _ => s.clone(),
+            }),
             kind,
+            ids,
             slot: NO_SLOT,
-        })
+        };
+        wanted.check()?;
+        Ok(wanted)
+    }
+
+    /// A bind that says nothing is as the root: it is a slave by default, as under runc.
+    fn inherit(&mut self, root: u64) {
+        let plain = self.options.bind && !self.options.remount;
+        let kind = root & (libc::MS_SHARED | libc::MS_PRIVATE);
+        if plain && kind != 0 && self.options.propagation.is_empty() {
+            self.options.propagation.push(kind | MS_REC);
+        }
+    }
+
+    /// Combinations that make no sense are refused, not half done.
+    fn check(&self) -> Result<(), PlanError> {
+        let what = || format!("mount at {}", self.target.display());
+        let o = &self.options;
+        if self.ids.asked() && (!o.bind || o.remount) {
+            return Err(invalid(what(), "only a bind can have its ids mapped"));
+        }
+        if o.copy_up && (self.kind != "tmpfs" || o.bind) {
+            return Err(invalid(what(), "tmpcopyup is for tmpfs alone"));
+        }
+        if o.bind && !o.remount && !o.settings.is_empty() {
+            let option = &o.settings[0].0;
+            return Err(invalid(what(), format!("a bind takes no option {option}")));
+        }
+        Ok(())
     }
 
     fn rule(&self) -> u32 {
@@ -237,6 +313,7 @@ impl Wanted {
 
 pub(super) fn plan(
     b: &mut Builder,
+    prelude: &mut Prelude,
     input: &PlanInput<'_>,
     process: &Process,
     namespaces: &Namespaces<'_>,
@@ -247,36 +324,21 @@ pub(super) fn plan(
         .mounts()
         .iter()
         .flatten()
-        .map(Wanted::of)
+        .map(|m| Wanted::of(m, input.choices.bundle.as_deref()))
         .collect::<Result<_, _>>()?;
     let linux = spec.linux().clone().unwrap_or_default();
-    let propagate = linux
-        .rootfs_propagation()
-        .as_deref()
-        .filter(|p| !p.is_empty());
-    let propagate = match propagate {
-        Some(p) => propagation(p).ok_or_else(|| invalid("rootfsPropagation", p))?,
-        None => 0,
-    };
-    root(b, input)?;
-    shared_sources(b, input, &mut mounts)?;
-    attach_root(b, input, root_at)?;
-    let own_dev = mounts
-        .iter()
-        .any(|m| m.target == Path::new("/dev") && m.kind == "tmpfs" && !m.options.bind);
-    let bound_dev = mounts
-        .iter()
-        .any(|m| m.target == Path::new("/dev") && m.options.bind);
-    let devices = linux.devices().as_deref().unwrap_or_default();
-    for m in &mounts {
-        mount(b, input, m, namespaces.is_new(LinuxNamespaceType::Cgroup))?;
-        if own_dev && m.target == Path::new("/dev") && m.kind == "tmpfs" {
-            dev(b, devices, namespaces)?;
-        }
+    let propagate = root_propagation(&linux)?;
+    for m in &mut mounts {
+        m.inherit(propagate);
     }
-    if !bound_dev {
-        nodes(b, devices, namespaces, own_dev)?;
+    if !namespaces.joins_mounts() {
+        root(b, input)?;
     }
+    for m in &mut mounts {
+        take_source(b, prelude, input, namespaces, m)?;
+    }
+    attach_root(b, input, namespaces, root_at)?;
+    make_mounts(b, input, namespaces, &mounts)?;
     for (file, value) in sorted(linux.sysctl().as_ref()) {
         sysctl(b, file, value, namespaces)?;
     }
@@ -289,34 +351,63 @@ pub(super) fn plan(
         });
         b.add(step, Op::MakeDir { path: &path });
     }
-    let read_only = is_read_only(input);
-    if read_only || propagate != 0 {
-        let set = if read_only { RDONLY } else { 0 };
-        let propagation = propagate & !MS_REC;
-        b.push(
-            "set attributes of the root",
-            Op::RootAttrs { set, propagation },
-        );
+    if is_read_only(input) {
+        let op = Op::RootAttrs {
+            set: RDONLY,
+            propagation: 0,
+        };
+        b.push("make the root read-only", op);
     }
     Ok(())
 }
 
-fn attach_root(
+/// `rootfsPropagation` as the kernel's flag; 0 where the spec says nothing.
+pub(super) fn root_propagation(linux: &oci_spec::runtime::Linux) -> Result<u64, PlanError> {
+    let given = linux.rootfs_propagation().as_deref();
+    given.filter(|p| !p.is_empty()).map_or(Ok(0), |p| {
+        propagation(p).ok_or_else(|| invalid("rootfsPropagation", p))
+    })
+}
+
+/// The mounts in the spec's order, each with what is made in it right away, and the devices.
+fn make_mounts(
     b: &mut Builder,
     input: &PlanInput<'_>,
-    root_at: Option<&Path>,
+    namespaces: &Namespaces<'_>,
+    mounts: &[Wanted],
 ) -> Result<(), PlanError> {
-    let propagation = match input.rootfs {
-        Rootfs::Path(_) => libc::MS_PRIVATE,
-        Rootfs::Descriptor => 0,
-    };
-    let what = "attach the container's root";
-    match root_at {
-        None => b.push(what, Op::AttachRoot { propagation }),
-        Some(path) => {
-            let path = &c_path(path)?;
-            b.push(what, Op::AttachRootAt { path, propagation });
+    let linux = input.spec.linux().as_ref();
+    let devices = linux
+        .and_then(|l| l.devices().as_deref())
+        .unwrap_or_default();
+    let own_dev = mounts
+        .iter()
+        .any(|m| m.target == Path::new("/dev") && m.kind == "tmpfs" && !m.options.bind);
+    let any_dev = mounts
+        .iter()
+        .any(|m| m.target == Path::new("/dev") && !m.options.remount);
+    let bound_dev = mounts
+        .iter()
+        .any(|m| m.target == Path::new("/dev") && m.options.bind);
+    for m in mounts {
+        mount(b, input, m, namespaces)?;
+        for p in m.options.propagation.iter().skip(1) {
+            let target = c_path(&m.target)?;
+            let step = b.label(name(input, m));
+            let attrs = propagation_alone(*p);
+            let target = target.as_c_str();
+            b.add(step, Op::MountAttrs { target, attrs });
         }
+        if own_dev && m.target == Path::new("/dev") && m.kind == "tmpfs" {
+            dev(b, devices, namespaces)?;
+        }
+    }
+    if !any_dev {
+        b.push("open the image's /dev", Op::OpenDev {});
+        dev(b, devices, namespaces)?;
+    }
+    if !bound_dev {
+        nodes(b, devices, namespaces, own_dev)?;
     }
     Ok(())
 }
@@ -339,7 +430,7 @@ fn is_read_only(input: &PlanInput<'_>) -> bool {
     root.is_some_and(|r| r.readonly() == Some(true))
 }
 
-fn sorted<V>(map: Option<&std::collections::HashMap<String, V>>) -> Vec<(&String, &V)> {
+pub(super) fn sorted<V>(map: Option<&std::collections::HashMap<String, V>>) -> Vec<(&String, &V)> {
     let mut out: Vec<_> = map.into_iter().flatten().collect();
     out.sort_by_key(|(k, _)| *k);
     out
@@ -363,31 +454,81 @@ fn root(b: &mut Builder, input: &PlanInput<'_>) -> Result<(), PlanError> {
     Ok(())
 }
 
-/// Sources that must stay peers of the host's mounts are cloned before "/" becomes a slave.
-fn shared_sources(
+/// The root on top of "/"; in a mount namespace that others are in too, on its own directory.
+fn attach_root(
     b: &mut Builder,
     input: &PlanInput<'_>,
-    mounts: &mut [Wanted],
+    namespaces: &Namespaces<'_>,
+    root_at: Option<&Path>,
 ) -> Result<(), PlanError> {
-    let shared = mounts
-        .iter_mut()
-        .filter(|m| m.options.bind && m.options.shares());
-    for (slot, m) in (0_u32..).zip(shared) {
-        if slot as usize >= SLOTS {
-            return Err(invalid("mounts", format!("more than {SLOTS} are shared")));
-        }
-        m.slot = slot;
-        let source = source_of(m)?;
-        let step = b.label(name(input, m));
-        b.add(
-            step,
-            Op::OpenShared {
-                source: &source,
-                recursive: m.options.recursive,
-                slot,
-            },
+    if namespaces.joins_mounts() {
+        let Rootfs::Path(path) = input.rootfs else {
+            let why = "a mount namespace given by path needs a root given by path";
+            return Err(invalid("namespaces", why));
+        };
+        let path = c_path(path)?;
+        b.push(
+            "attach the container's root",
+            Op::AttachRootShared { path: &path },
         );
+        return Ok(());
     }
+    let propagation = match input.rootfs {
+        Rootfs::Path(_) => libc::MS_PRIVATE,
+        Rootfs::Descriptor => 0,
+    };
+    let what = "attach the container's root";
+    match root_at {
+        None => b.push(what, Op::AttachRoot { propagation }),
+        Some(path) => {
+            let path = &c_path(path)?;
+            b.push(what, Op::AttachRootAt { path, propagation });
+        }
+    }
+    Ok(())
+}
+
+/// Sources that must stay peers of the host's mounts are cloned before "/" becomes a slave; those
+/// whose ids are mapped were cloned by the parent.
+fn take_source(
+    b: &mut Builder,
+    prelude: &mut Prelude,
+    input: &PlanInput<'_>,
+    namespaces: &Namespaces<'_>,
+    m: &mut Wanted,
+) -> Result<(), PlanError> {
+    let mapped = m.ids.asked();
+    let shared = m.options.bind && m.options.shares() && !m.options.remount;
+    if !(mapped || shared) {
+        return Ok(());
+    }
+    let slot = prelude.slots;
+    if slot as usize >= SLOTS {
+        let why = format!("more than {SLOTS} are shared or have mapped ids");
+        return Err(invalid("mounts", why));
+    }
+    prelude.slots += 1;
+    m.slot = slot;
+    let source = source_of(m)?;
+    let step = b.label(name(input, m));
+    let recursive = m.options.recursive;
+    if !mapped {
+        let op = Op::OpenShared {
+            source: &source,
+            recursive,
+            slot,
+        };
+        b.add(step, op);
+        return Ok(());
+    }
+    let what = format!("mount at {}", m.target.display());
+    let path = m.source.as_deref().unwrap_or(Path::new("/"));
+    let tree = m
+        .ids
+        .tree(&what, step, path, recursive, input, namespaces)?;
+    let index = u32::try_from(prelude.mapped_trees.len()).unwrap_or(u32::MAX);
+    prelude.mapped_trees.push(tree);
+    b.add(step, Op::TakeMapped { index, slot });
     Ok(())
 }
 
@@ -427,56 +568,146 @@ fn mount(
     b: &mut Builder,
     input: &PlanInput<'_>,
     m: &Wanted,
-    own_cgroups: bool,
+    namespaces: &Namespaces<'_>,
 ) -> Result<(), PlanError> {
     let target = c_path(&m.target)?;
     let label = name(input, m);
-    if m.options.bind {
-        if (m.options.tree_set | m.options.tree_clear) != 0 && !input.facts.mount.mount_setattr {
-            let what = label.what;
-            let why = "its kernel has no mount_setattr".to_owned();
-            return Err(PlanError::Host { what, why });
-        }
-        if let Some((option, _)) = m.options.settings.first() {
-            return Err(invalid(
-                label.what,
-                format!("a bind takes no option {option}"),
-            ));
-        }
-        let source = source_of(m)?;
-        let step = b.label(label);
-        b.add(
-            step,
-            Op::MountBind {
-                source: &source,
-                recursive: m.options.recursive,
-                slot: m.slot,
-                attrs: m.options.attrs(),
-                target: &target,
-                target_kind: KIND_SOURCE,
-                rule: m.rule(),
-            },
-        );
-        return Ok(());
+    let o = &m.options;
+    // not to be found out without the right to mount
+    let known = input.facts.process.has("CAP_SYS_ADMIN");
+    let lacks = known && !input.facts.mount.mount_setattr;
+    if (o.tree_set | o.tree_clear) != 0 && lacks {
+        let what = label.what;
+        let why = "its kernel has no mount_setattr".to_owned();
+        return Err(PlanError::Host { what, why });
+    }
+    if o.remount {
+        return remount(b, label, m, &target);
+    }
+    if o.bind {
+        return bind(b, label, m, &target);
     }
     match m.kind.as_str() {
-        "cgroup" | "cgroup2" => cgroups(b, input, m, &target, own_cgroups),
+        "cgroup" | "cgroup2" => cgroups(b, input, m, &target, namespaces),
         "" | "none" => Err(invalid(label.what, "it has no type and is no bind")),
         kind => {
-            let keep = match (kind, m.target.to_str()) {
+            let mut keep = match (kind, m.target.to_str()) {
                 ("tmpfs", Some("/dev")) => KEEP_DEV,
                 ("proc", Some("/proc")) => KEEP_PROC,
+                ("sysfs" | "mqueue", _) if namespaces.in_user_namespace() => OR_BIND,
                 _ => KEEP_NOTHING,
             };
+            if o.copy_up {
+                keep |= COPY_UP;
+            }
             let step = b.label(label);
             let kind = c_string("file system type", kind.as_bytes())?;
-            let mut settings = m.options.settings.clone();
-            if let Some(s) = m.source.as_ref().and_then(|s| s.to_str()) {
-                settings.insert(0, ("source".into(), Some(s.to_owned())));
-            }
+            let mut settings = settings(m, true);
+            settings.extend(context(input, m.kind.as_str())?);
             new_mount(b, step, &kind, &settings, m, &target, keep)
         }
     }
+}
+
+/// `linux.mountLabel`: SELinux' label for all files of a new file system. Those that label their
+/// files by themselves have no such option.
+fn context(
+    input: &PlanInput<'_>,
+    kind: &str,
+) -> Result<Option<(String, Option<String>)>, PlanError> {
+    let linux = input.spec.linux().as_ref();
+    let label = linux.and_then(|l| l.mount_label().clone());
+    let Some(label) = label.filter(|l| !l.is_empty()) else {
+        return Ok(None);
+    };
+    if !input.facts.lsm.selinux {
+        return Err(PlanError::Host {
+            what: "linux.mountLabel".to_owned(),
+            why: "SELinux is not enabled on it".to_owned(),
+        });
+    }
+    let by_itself = ["proc", "sysfs", "mqueue"].contains(&kind);
+    Ok((!by_itself).then(|| ("context".to_owned(), Some(label))))
+}
+
+/// What the file system itself is told, in order.
+fn settings(m: &Wanted, with_source: bool) -> Vec<(String, Option<String>)> {
+    let mut out = Vec::new();
+    let source = m.source.as_ref().and_then(|s| s.to_str());
+    if let (true, Some(s)) = (with_source, source) {
+        out.push(("source".to_owned(), Some(s.to_owned())));
+    }
+    // a device that must not be written isn't, not even to replay a journal
+    let device = source.is_some_and(|s| s.starts_with('/'));
+    if device && m.options.set & RDONLY != 0 {
+        out.push(("ro".to_owned(), None));
+    }
+    out.extend(m.options.whole.iter().map(|w| ((*w).to_owned(), None)));
+    out.extend(m.options.settings.iter().cloned());
+    out
+}
+
+fn bind(b: &mut Builder, label: Label, m: &Wanted, target: &CStr) -> Result<(), PlanError> {
+    if let Some(option) = m.options.whole.first() {
+        // the kernel's rule, also under runc: they belong to the file system that is there already
+        b.warnings.push(format!(
+            "{}: {option} belongs to a whole file system and changes nothing for a bind",
+            label.what
+        ));
+    }
+    let source = source_of(m)?;
+    let step = b.label(label);
+    let op = Op::MountBind {
+        source: &source,
+        recursive: m.options.recursive,
+        slot: m.slot,
+        attrs: m.options.attrs(),
+        target,
+        target_kind: KIND_SOURCE,
+        rule: m.rule(),
+    };
+    b.add(step, op);
+    Ok(())
+}
+
+/// Attributes of what is mounted, and, unless it is a bind, options of its file system.
+fn remount(b: &mut Builder, label: Label, m: &Wanted, target: &CStr) -> Result<(), PlanError> {
+    let mut all = Vec::new();
+    if !m.options.bind {
+        all = settings(m, false);
+        let read_only = m.options.set & RDONLY != 0;
+        let mode = if read_only { "ro" } else { "rw" };
+        if m.options.clear & RDONLY != 0 {
+            all.push((mode.to_owned(), None));
+        }
+    }
+    let owned = strings(&all)?;
+    let list = setting_list(&owned);
+    let step = b.label(label);
+    let op = Op::Remount {
+        target,
+        settings: list.list(),
+        attrs: m.options.attrs(),
+    };
+    b.add(step, op);
+    Ok(())
+}
+
+type OwnedSetting = (CString, Option<CString>);
+
+fn strings(settings: &[(String, Option<String>)]) -> Result<Vec<OwnedSetting>, PlanError> {
+    let c = |s: &String| c_string("mount option", s.as_bytes());
+    settings
+        .iter()
+        .map(|(k, v)| Ok((c(k)?, v.as_ref().map(c).transpose()?)))
+        .collect()
+}
+
+fn setting_list(owned: &[OwnedSetting]) -> ListBuf {
+    ListBuf::of(owned.iter().map(|(k, v)| Setting {
+        key: k,
+        value: v.as_deref(),
+    }))
 }
 
 fn new_mount(
@@ -488,24 +719,14 @@ fn new_mount(
     target: &CStr,
     keep: u32,
 ) -> Result<(), PlanError> {
-    let mut owned: Vec<(CString, Option<CString>)> = Vec::new();
-    for (k, v) in settings {
-        let key = c_string("mount option", k.as_bytes())?;
-        let value = v
-            .as_ref()
-            .map(|v| c_string("mount option", v.as_bytes()))
-            .transpose()?;
-        owned.push((key, value));
-    }
-    let list = ListBuf::of(owned.iter().map(|(k, v)| Setting {
-        key: k,
-        value: v.as_deref(),
-    }));
+    let owned = strings(settings)?;
+    let list = setting_list(&owned);
+    let first = m.options.propagation.first().copied().unwrap_or(0);
     let op = Op::MountNew {
         kind,
         settings: list.list(),
         attrs: m.options.set | m.options.tree_set,
-        propagation: m.options.propagation & !MS_REC & !libc::MS_PRIVATE,
+        propagation: first & !MS_REC & !libc::MS_PRIVATE,
         target,
         rule: m.rule(),
         keep,
@@ -522,14 +743,20 @@ fn cgroups(
     input: &PlanInput<'_>,
     m: &Wanted,
     target: &CStr,
-    own_namespace: bool,
+    namespaces: &Namespaces<'_>,
 ) -> Result<(), PlanError> {
+    let own_namespace = namespaces.is_new(LinuxNamespaceType::Cgroup);
     let dirs = input.cgroup.map(|c| c.dirs.as_slice()).unwrap_or_default();
     let v1: Vec<_> = dirs.iter().filter(|d| !d.v2).collect();
     if v1.is_empty() {
         let step = b.label(name(input, m));
         let settings = [("source".to_owned(), Some("cgroup".to_owned()))];
-        return new_mount(b, step, c"cgroup2", &settings, m, target, KEEP_NOTHING);
+        let keep = if namespaces.in_user_namespace() && !own_namespace {
+            OR_BIND
+        } else {
+            KEEP_NOTHING
+        };
+        return new_mount(b, step, c"cgroup2", &settings, m, target, keep);
     }
     let step = b.label(name(input, m));
     let settings = [
@@ -544,6 +771,7 @@ fn cgroups(
             set: m.options.set & !RDONLY,
             ..m.options.clone()
         },
+        ids: Ids::default(),
         slot: NO_SLOT,
     };
     new_mount(
@@ -589,7 +817,7 @@ fn bind_cgroup(
         recursive: false,
         slot: NO_SLOT,
         attrs: Options {
-            propagation: libc::MS_PRIVATE,
+            propagation: vec![libc::MS_PRIVATE],
             ..m.options.clone()
         }
         .attrs(),
@@ -607,7 +835,7 @@ fn dev(
     devices: &[LinuxDevice],
     namespaces: &Namespaces<'_>,
 ) -> Result<(), PlanError> {
-    let bound = namespaces.is_new(LinuxNamespaceType::User);
+    let bound = namespaces.in_user_namespace();
     for (name, major, minor) in NODES {
         let path = format!("/dev/{}", name.to_string_lossy());
         let in_spec = devices.iter().any(|d| d.path() == Path::new(&path));
@@ -657,7 +885,9 @@ fn nodes(
             LinuxDeviceType::A => return Err(invalid(what, "its type must be b, c or p")),
         };
         let number = |n: i64| u32::try_from(n).map_err(|_| invalid(what.clone(), "its number"));
-        let bound = namespaces.is_new(LinuxNamespaceType::User);
+        let bound = namespaces.in_user_namespace();
+        // a named pipe may be made by anyone, and the host has none at that path
+        let bound = bound && kind != libc::S_IFIFO;
         let host = bound.then(|| c_path(&path)).transpose()?;
         let in_dev = path
             .strip_prefix("/dev")
@@ -792,7 +1022,7 @@ mod tests {
         ]);
         assert!(o.bind && o.recursive);
         assert_eq!((o.set, o.tree_set), (RDONLY, NOSUID));
-        assert_eq!(o.propagation, libc::MS_SLAVE | MS_REC);
+        assert_eq!(o.propagation, [libc::MS_SLAVE | MS_REC]);
         assert_eq!(o.settings.len(), 2);
     }
 
@@ -800,6 +1030,29 @@ mod tests {
     fn the_last_of_two_contradicting_options_counts() {
         assert_eq!(options(&["ro", "rw"]).set, 0);
         assert_eq!(options(&["noatime", "strictatime"]).set, STRICTATIME);
+        assert_eq!(options(&["noatime", "relatime"]).set, 0);
+        assert_eq!(options(&["rnoatime", "rrelatime"]).tree_set, 0);
+    }
+
+    /// Every option of the runtime-spec's table has its meaning; none ends up as data for the
+    /// file system.
+    #[test]
+    fn no_option_of_the_spec_is_taken_for_the_file_systems() {
+        const PLAIN: &str = "async atime bind defaults dev diratime dirsync exec idmap iversion \
+            lazytime loud mand noatime nodev nodiratime noexec noiversion nolazytime nomand \
+            norelatime nostrictatime nosuid nosymfollow private rbind relatime remount ridmap ro \
+            rprivate rshared rslave runbindable rw shared silent slave strictatime suid symfollow \
+            sync tmpcopyup unbindable acl noacl";
+        const TREE: &str = "rro rrw rnosuid rsuid rnodev rdev rnoexec rexec rnodiratime rdiratime \
+            rrelatime rnorelatime rnoatime ratime rstrictatime rnostrictatime rnosymfollow \
+            rsymfollow";
+        for option in PLAIN.split_whitespace().chain(TREE.split_whitespace()) {
+            assert_eq!(options(&[option]).settings, [], "{option}");
+        }
+        for (option, set) in [("rro", RDONLY), ("rnosymfollow", NOSYMFOLLOW)] {
+            let o = options(&[option]);
+            assert_eq!((o.tree_set, o.tree_clear), (set, set), "{option}");
+        }
     }
 
     #[test]

@@ -5,13 +5,15 @@ use std::os::unix::ffi::OsStrExt;
 
 use host::Facts;
 use oci_spec::runtime::{
-    Capabilities, IOPriorityClass, LinuxPersonality, LinuxPersonalityDomain, LinuxSeccomp,
-    PosixRlimitType, Process,
+    Capabilities, LinuxMemoryPolicy, LinuxPersonality, LinuxSeccomp, PosixRlimitType, Process,
 };
 
 use super::explain::{Hint, Label};
-use super::{Asked, Builder, PlanError, SeccompChoice, Stages, c_string, invalid};
-use crate::capability::{mask, mask_of_names};
+use super::{
+    Asked, Builder, Choices, PlanError, Prelude, SeccompChoice, Stages, c_string, invalid,
+    scheduling, seccomp_agent,
+};
+use crate::capability::{bit, mask, mask_of_names};
 use crate::execute::MAX_GROUPS;
 use crate::ops::{Op, STAGE_READY};
 use crate::seccomp::{self, Filter};
@@ -35,11 +37,22 @@ pub(super) struct Context<'a> {
     pub(super) init: bool,
     pub(super) die_with_parent: bool,
     pub(super) personality: Option<&'a LinuxPersonality>,
-    /// /dev/console is the container's terminal (the first process).
-    pub(super) console: bool,
-    /// The first process leaves the host's root here.
-    pub(super) pivot: bool,
+    pub(super) memory_policy: Option<&'a LinuxMemoryPolicy>,
+    pub(super) choices: &'a Choices,
+    /// The container's first process, which leaves the host's root here and whose terminal is
+    /// /dev/console.
+    pub(super) first: Option<First>,
+    /// Supplementary groups may be set: not where an id was mapped without privilege.
+    pub(super) groups: bool,
     pub(super) stages: &'a Stages<'a>,
+}
+
+#[derive(Clone, Copy)]
+pub(super) struct First {
+    /// Its mount namespace has other processes too.
+    pub(super) shared_mounts: bool,
+    /// Of the root, once it is "/": `MS_SHARED` and its like; 0 is no change.
+    pub(super) propagation: u64,
 }
 
 /// Steps while the host's /proc is in reach.
@@ -60,49 +73,66 @@ pub(super) fn before(
             },
         );
     }
-    if let Some(label) = label(process, facts) {
-        let file = if label.starts_with("exec ") {
-            c"/proc/thread-self/attr/apparmor/exec"
-        } else {
-            c"/proc/thread-self/attr/exec"
-        };
-        b.push("open the security label", Op::OpenLabel { file });
-    }
+    let Some(label) = label(process, facts)? else {
+        return Ok(());
+    };
+    let file = if label.starts_with("exec ") {
+        c"/proc/thread-self/attr/apparmor/exec"
+    } else {
+        c"/proc/thread-self/attr/exec"
+    };
+    b.push("open the security label", Op::OpenLabel { file });
     Ok(())
 }
 
-/// The label in the form its security module wants, where that module is there.
-fn label(process: &Process, facts: &Facts) -> Option<String> {
+/// The label in the form its security module wants. A profile that nobody would enforce is refused.
+fn label(process: &Process, facts: &Facts) -> Result<Option<String>, PlanError> {
+    let absent = |what: &str, module: &str| PlanError::Host {
+        what: what.to_owned(),
+        why: format!("{module} is not enabled on it"),
+    };
     let named = |l: &Option<String>| l.clone().filter(|l| !l.is_empty());
-    if facts.lsm.apparmor
-        && let Some(profile) = named(process.apparmor_profile())
-    {
-        return Some(format!("exec {profile}"));
+    let profile = named(process.apparmor_profile());
+    let selinux = named(process.selinux_label());
+    if profile.is_some() && !facts.lsm.apparmor {
+        // nothing is confined where nothing is asked to be
+        if profile.as_deref() != Some("unconfined") {
+            return Err(absent("process.apparmorProfile", "AppArmor"));
+        }
+        return Ok(None);
     }
-    named(process.selinux_label()).filter(|_| facts.lsm.selinux)
+    if selinux.is_some() && !facts.lsm.selinux {
+        return Err(absent("process.selinuxLabel", "SELinux"));
+    }
+    Ok(profile.map(|p| format!("exec {p}")).or(selinux))
 }
 
 pub(super) fn plan(
     b: &mut Builder,
+    prelude: &mut Prelude,
     process: &Process,
     c: &Context<'_>,
 ) -> Result<Program, PlanError> {
     let user = process.user();
-    stdio(b, process, c);
-    if c.pivot {
-        b.push("change to the container's root", Op::PivotRoot {});
+    if !process.cwd().is_absolute() {
+        return Err(invalid("process.cwd", "it is not an absolute path"));
     }
-    if !c.stages.keep_keyring {
+    stdio(b, process, c);
+    if let Some(first) = c.first {
+        root(b, first, c.choices);
+    }
+    if !c.choices.no_new_keyring && !c.stages.keep_keyring {
         b.push("make a session keyring", Op::Keyring {});
     }
-    limits(b, process, c)?;
+    limits(b, process, c);
+    scheduling::plan(b, process, c)?;
     let cwd = c_string("working directory", process.cwd().as_os_str().as_bytes())?;
     let step = b.label(Label {
         what: format!("change to directory {}", process.cwd().display()),
         hint: Hint::Cwd(process.cwd().clone()),
     });
     b.add(step, Op::Cwd { path: &cwd });
-    if let Some(text) = label(process, c.facts) {
+    if let Some(text) = label(process, c.facts)? {
         let value = c_string("security label", text.as_bytes())?;
         b.push("set the security label", Op::SetLabel { value: &value });
     }
@@ -111,7 +141,7 @@ pub(super) fn plan(
     let first = 3 + c.stages.preserve;
     b.push("close other descriptors", Op::CloseRest { first });
     let mut program = program(process)?;
-    privileges(b, process, c, &program)?;
+    privileges(b, prelude, process, c, &program)?;
     if c.init {
         b.push("fork from init", Op::ForkInit {});
     }
@@ -136,6 +166,22 @@ fn stops(b: &mut Builder, stages: &Stages<'_>, program: &Program) {
     }
 }
 
+fn root(b: &mut Builder, first: First, choices: &Choices) {
+    let op = if first.shared_mounts || choices.no_pivot {
+        Op::Chroot {}
+    } else {
+        Op::PivotRoot {}
+    };
+    b.push("change to the container's root", op);
+    if first.propagation != 0 {
+        // not before: a root with peers can't be pivoted to
+        let attrs = super::mounts::propagation_alone(first.propagation);
+        let target = c"/";
+        let op = Op::MountAttrs { target, attrs };
+        b.push("set the propagation of the root", op);
+    }
+}
+
 fn stdio(b: &mut Builder, process: &Process, c: &Context<'_>) {
     let uid = process.user().uid();
     if process.terminal() == Some(true) {
@@ -145,7 +191,7 @@ fn stdio(b: &mut Builder, process: &Process, c: &Context<'_>) {
             rows: size.map_or(0, |s| small(s.height())),
             columns: size.map_or(0, |s| small(s.width())),
             uid,
-            console: c.console,
+            console: c.first.is_some(),
         };
         b.push("make the terminal", op);
     } else {
@@ -154,7 +200,7 @@ fn stdio(b: &mut Builder, process: &Process, c: &Context<'_>) {
     }
 }
 
-fn limits(b: &mut Builder, process: &Process, c: &Context<'_>) -> Result<(), PlanError> {
+fn limits(b: &mut Builder, process: &Process, c: &Context<'_>) {
     for r in process.rlimits().iter().flatten() {
         let step = b.label(Label {
             what: format!("set {} to {}:{}", r.typ(), r.soft(), r.hard()),
@@ -168,27 +214,6 @@ fn limits(b: &mut Builder, process: &Process, c: &Context<'_>) -> Result<(), Pla
         };
         b.add(step, op);
     }
-    if let Some(io) = process.io_priority() {
-        let class = match io.class() {
-            IOPriorityClass::IoprioClassRt => 1,
-            IOPriorityClass::IoprioClassBe => 2,
-            IOPriorityClass::IoprioClassIdle => 3,
-        };
-        let level = i32::try_from(io.priority())
-            .ok()
-            .filter(|p| (0..8).contains(p))
-            .ok_or_else(|| invalid("I/O priority", "it must be 0 to 7"))?;
-        let value = class << 13 | level;
-        b.push("set the I/O priority", Op::IoPriority { value });
-    }
-    if let Some(p) = c.personality {
-        let persona = match p.domain() {
-            LinuxPersonalityDomain::PerLinux => 0,
-            LinuxPersonalityDomain::PerLinux32 => 8,
-        };
-        b.push("set the personality", Op::Personality { persona });
-    }
-    Ok(())
 }
 
 fn rlimit_number(kind: PosixRlimitType) -> u32 {
@@ -248,15 +273,23 @@ fn sets(process: &Process, facts: &Facts) -> Sets {
 /// CAP_SYS_ADMIN or no_new_privs, a change of user needs CAP_SETUID and clears what isn't kept.
 fn privileges(
     b: &mut Builder,
+    prelude: &mut Prelude,
     process: &Process,
     c: &Context<'_>,
     program: &Program,
 ) -> Result<(), PlanError> {
+    warn_of_unknown(b, process, c.facts);
     let sets = sets(process, c.facts);
     let user = process.user();
     let groups = user.additional_gids().as_deref().unwrap_or_default();
     if groups.len() > MAX_GROUPS {
         return Err(invalid("user", format!("more than {MAX_GROUPS} groups")));
+    }
+    if !c.groups && !groups.is_empty() {
+        return Err(invalid(
+            "user.additionalGids",
+            "a user without privilege that maps its own id alone can't set groups",
+        ));
     }
     let keep = sets.bounding;
     b.push(
@@ -264,14 +297,17 @@ fn privileges(
         Op::Bounding { keep },
     );
     let list = ListBuf::of(groups.iter().copied());
-    b.push(
-        format!("become user {}:{}", user.uid(), user.gid()),
-        Op::Ids {
-            uid: user.uid(),
-            gid: user.gid(),
-            groups: list.list(),
-        },
-    );
+    let (uid, gid, groups) = (user.uid(), user.gid(), list.list());
+    let step = b.label(Label {
+        what: format!("become user {uid}:{gid}"),
+        hint: Hint::User,
+    });
+    let op = if c.groups {
+        Op::Ids { uid, gid, groups }
+    } else {
+        Op::IdsAlone { uid, gid }
+    };
+    b.add(step, op);
     if c.die_with_parent {
         // after the change of user, which disarms it
         b.push("tie the container's life to its shim", Op::DieWithParent {});
@@ -284,10 +320,23 @@ fn privileges(
         ambient: sets.ambient,
     };
     let filter = filter(c, sets.bounding)?;
+    if filter.as_ref().is_some_and(|f| f.notifies) {
+        if c.stages.start.is_some() {
+            let why =
+                "SCMP_ACT_NOTIFY is not supported yet where create and start are apart: use run";
+            return Err(invalid("linux.seccomp", why));
+        }
+        prelude.agent = Some(seccomp_agent::plan(b, c.profile, c.choices)?);
+    }
     let install = |b: &mut Builder| {
         if let Some(f) = &filter {
             let (program, flags) = (f.program.as_slice(), f.flags);
-            b.push("install the seccomp filter", Op::Seccomp { program, flags });
+            let op = if f.notifies {
+                Op::SeccompAgent { program, flags }
+            } else {
+                Op::Seccomp { program, flags }
+            };
+            b.push("install the seccomp filter", op);
         }
     };
     if process.no_new_privileges() == Some(true) {
@@ -301,12 +350,43 @@ fn privileges(
     Ok(())
 }
 
+/// What this kernel doesn't know is left out, and said.
+fn warn_of_unknown(b: &mut Builder, process: &Process, facts: &Facts) {
+    let Some(caps) = process.capabilities().as_ref() else {
+        return;
+    };
+    let all = [
+        caps.bounding(),
+        caps.effective(),
+        caps.permitted(),
+        caps.inheritable(),
+        caps.ambient(),
+    ];
+    let mut unknown: Vec<_> = all
+        .iter()
+        .flat_map(|set| set.iter().flatten())
+        .map(ToString::to_string)
+        .filter(|name| bit(name).is_none_or(|bit| bit > facts.process.last_capability))
+        .collect();
+    unknown.sort();
+    unknown.dedup();
+    if !unknown.is_empty() {
+        b.warnings.push(format!(
+            "this kernel doesn't know the capabilities {}: they are left out",
+            unknown.join(", ")
+        ));
+    }
+}
+
 fn filter(c: &Context<'_>, capabilities: u64) -> Result<Option<std::sync::Arc<Filter>>, PlanError> {
     Ok(match c.seccomp {
         SeccompChoice::Unconfined => None,
         SeccompChoice::Default => Some(seccomp::default_filter(capabilities)),
         SeccompChoice::Filter(f) => Some(f.clone()),
-        SeccompChoice::Spec => c.profile.map(seccomp::compile).transpose()?,
+        SeccompChoice::Spec => {
+            let made = c.profile.map(seccomp::compile_once).transpose()?;
+            made.map(std::sync::Arc::new)
+        }
     }
     .filter(|f| !f.is_empty()))
 }

@@ -40,18 +40,18 @@ pub(super) struct Condition {
     pub(super) low_word: bool,
 }
 
-/// An action when all conditions hold.
+/// An action when all conditions (at least one) hold.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Alternative {
     pub(super) conditions: Vec<Condition>,
     pub(super) action: u32,
 }
 
-/// What happens to one call: the first alternative that holds, else `otherwise`.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+/// What happens to one call: the first alternative that holds, else `otherwise`, else the default.
+#[derive(Debug, Clone, Default)]
 pub(super) struct Verdict {
     pub(super) alternatives: Vec<Alternative>,
-    pub(super) otherwise: u32,
+    pub(super) otherwise: Option<u32>,
 }
 
 /// Rules for one machine, by number.
@@ -107,124 +107,150 @@ fn insn(code: u16, k: u32) -> Insn {
     }
 }
 
+/// A program from its end to its beginning: where a jump leads is known when it is written, and
+/// nothing is moved.
+struct Backwards {
+    code: Vec<Insn>,
+    default: u32,
+}
+
 /// The program's bytes.
 pub(super) fn compile(book: &Rulebook) -> Result<Vec<u8>, CompileError> {
-    let mut code = vec![insn(LD_ABS, OFFSET_ARCH)];
-    let tree = |m: Machine| book.machines.get(&m).map(|r| machine(book, r));
-    for m in book.machines.keys().filter(|m| **m != Machine::X32) {
-        let mut block = vec![insn(LD_ABS, OFFSET_NUMBER)];
+    let mut out = Backwards {
+        code: Vec::with_capacity(1024),
+        default: book.default,
+    };
+    out.code.push(insn(RET, KILL_PROCESS));
+    for m in book.machines.keys().rev().filter(|m| **m != Machine::X32) {
+        let end = out.code.len();
+        let beyond = Verdict {
+            alternatives: Vec::new(),
+            otherwise: Some(book.beyond),
+        };
+        let nothing = Verdict::default();
+        let tree = |m: Machine| {
+            let rules = book.machines.get(&m)?;
+            Some(out_ranges(book, rules, &nothing, &beyond))
+        };
+        let own = tree(*m).unwrap_or_default();
         if *m == Machine::X86_64 {
-            let x32 = match tree(Machine::X32) {
-                Some(t) => [vec![insn(AND, !X32_BIT)], t].concat(),
-                None => vec![insn(RET, ENOSYS)],
+            let x32 = tree(Machine::X32);
+            let yes = |out: &mut Backwards| match &x32 {
+                Some(ranges) => {
+                    out.search(ranges);
+                    out.code.push(insn(AND, !X32_BIT));
+                }
+                None => out.code.push(insn(RET, ENOSYS)),
             };
-            let own = tree(*m).unwrap_or_default();
-            block.extend(branch(JGE, X32_BIT, &x32, &own));
+            out.branch(JGE, X32_BIT, yes, |out| out.search(&own));
         } else {
-            block.extend(tree(*m).unwrap_or_default());
+            out.search(&own);
         }
+        out.code.push(insn(LD_ABS, OFFSET_NUMBER));
         // another architecture: over this block
-        let over = u32::try_from(block.len()).unwrap_or(u32::MAX);
-        code.push(Insn {
+        let over = u32::try_from(out.code.len() - end).unwrap_or(u32::MAX);
+        out.code.push(insn(JA, over));
+        out.code.push(Insn {
             code: JEQ,
             yes: 1,
             no: 0,
             k: m.audit(),
         });
-        code.push(insn(JA, over));
-        code.extend(block);
     }
-    code.push(insn(RET, KILL_PROCESS));
-    if code.len() > MAX_LEN {
-        return Err(CompileError::TooLong(code.len()));
+    out.code.push(insn(LD_ABS, OFFSET_ARCH));
+    if out.code.len() > MAX_LEN {
+        return Err(CompileError::TooLong(out.code.len()));
     }
-    let bytes = |i: &Insn| {
-        let mut b = [0; 8];
-        b[..2].copy_from_slice(&i.code.to_ne_bytes());
-        b[2] = i.yes;
-        b[3] = i.no;
-        b[4..].copy_from_slice(&i.k.to_ne_bytes());
-        b
-    };
-    Ok(code.iter().flat_map(bytes).collect())
+    let mut bytes = Vec::with_capacity(out.code.len() * 8);
+    for i in out.code.iter().rev() {
+        bytes.extend_from_slice(&i.code.to_ne_bytes());
+        bytes.extend_from_slice(&[i.yes, i.no]);
+        bytes.extend_from_slice(&i.k.to_ne_bytes());
+    }
+    Ok(bytes)
 }
 
-/// `if A <op> k then yes else no`, where both blocks return.
-fn branch(op: u16, k: u32, yes: &[Insn], no: &[Insn]) -> Vec<Insn> {
-    let mut out = Vec::with_capacity(yes.len() + no.len() + 2);
-    match u8::try_from(no.len()) {
-        Ok(over) => out.push(Insn {
-            code: op,
-            yes: over,
-            no: 0,
-            k,
-        }),
-        // a conditional jump reaches 255 instructions, an unconditional one any
-        Err(_) => {
-            out.push(Insn {
-                code: op,
-                yes: 0,
-                no: 1,
-                k,
-            });
-            out.push(insn(JA, u32::try_from(no.len()).unwrap_or(u32::MAX)));
-        }
-    }
-    out.extend_from_slice(no);
-    out.extend_from_slice(yes);
-    out
-}
+/// (first number of a range, verdict) of one machine.
+type Ranges<'a> = Vec<(u32, &'a Verdict)>;
 
-/// The search over one machine's numbers.
-fn machine(book: &Rulebook, rules: &Rules) -> Vec<Insn> {
-    let plain = |action| Verdict {
-        alternatives: Vec::new(),
-        otherwise: action,
-    };
-    // (first number of a range, verdict)
-    let mut ranges: Vec<(u32, Verdict)> = Vec::new();
-    let mut put = |start, verdict: Verdict| {
-        if ranges.last().is_none_or(|(_, v)| *v != verdict) {
+fn out_ranges<'a>(
+    book: &Rulebook,
+    rules: &'a Rules,
+    nothing: &'a Verdict,
+    beyond: &'a Verdict,
+) -> Ranges<'a> {
+    let action = |v: &Verdict| v.otherwise.unwrap_or(book.default);
+    let mut ranges: Ranges<'a> = Vec::with_capacity(rules.calls.len());
+    let mut put = |start, verdict: &'a Verdict| {
+        let same =
+            |v: &Verdict| action(v) == action(verdict) && v.alternatives == verdict.alternatives;
+        if ranges.last().is_none_or(|(_, v)| !same(v)) {
             ranges.push((start, verdict));
         }
     };
     let mut next = 0;
     for (number, verdict) in &rules.calls {
         if *number > next {
-            put(next, plain(book.default));
+            put(next, nothing);
         }
-        put(*number, verdict.clone());
+        put(*number, verdict);
         next = number + 1;
     }
     if rules.last >= next {
-        put(next, plain(book.default));
+        put(next, nothing);
         next = rules.last + 1;
     }
-    put(next, plain(book.beyond));
-    search(&ranges)
+    put(next, beyond);
+    ranges
 }
 
-fn search(ranges: &[(u32, Verdict)]) -> Vec<Insn> {
-    match ranges {
-        [] => Vec::new(),
-        [(_, verdict)] => leaf(verdict),
-        _ => {
-            let (low, high) = ranges.split_at(ranges.len() / 2);
-            branch(JGE, high[0].0, &search(high), &search(low))
+impl Backwards {
+    /// `if A <op> k then yes else no`, where both blocks return.
+    fn branch(&mut self, op: u16, k: u32, yes: impl FnOnce(&mut Self), no: impl FnOnce(&mut Self)) {
+        yes(self);
+        let start = self.code.len();
+        no(self);
+        let over = self.code.len() - start;
+        if let Ok(over) = u8::try_from(over) {
+            self.code.push(Insn {
+                code: op,
+                yes: over,
+                no: 0,
+                k,
+            });
+            return;
         }
+        // a conditional jump reaches 255 instructions, an unconditional one any
+        self.code
+            .push(insn(JA, u32::try_from(over).unwrap_or(u32::MAX)));
+        self.code.push(Insn {
+            code: op,
+            yes: 0,
+            no: 1,
+            k,
+        });
     }
-}
 
-fn leaf(verdict: &Verdict) -> Vec<Insn> {
-    let mut out = Vec::new();
-    for a in &verdict.alternatives {
-        out.extend(alternative(a));
-        if a.conditions.is_empty() {
-            return out;
+    /// The search over one machine's numbers.
+    fn search(&mut self, ranges: &[(u32, &Verdict)]) {
+        match ranges {
+            [] => {}
+            [(_, verdict)] => self.leaf(verdict),
+            _ => {
+                let (low, high) = ranges.split_at(ranges.len() / 2);
+                let start = high[0].0;
+                self.branch(JGE, start, |out| out.search(high), |out| out.search(low));
+            }
         }
     }
-    out.push(insn(RET, verdict.otherwise));
-    out
+
+    fn leaf(&mut self, verdict: &Verdict) {
+        let action = verdict.otherwise.unwrap_or(self.default);
+        self.code.push(insn(RET, action));
+        for a in verdict.alternatives.iter().rev() {
+            self.code.extend(alternative(a).into_iter().rev());
+        }
+    }
 }
 
 /// Where a jump of a test goes.

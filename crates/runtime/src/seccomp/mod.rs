@@ -28,6 +28,8 @@ use table::{LAST_KNOWN, Machine};
 pub struct Filter {
     pub(crate) program: Vec<u8>,
     pub(crate) flags: u32,
+    /// Some calls are judged by an agent: the kernel makes a listener.
+    pub(crate) notifies: bool,
 }
 
 impl Filter {
@@ -53,6 +55,12 @@ impl Filter {
 pub enum CompileError {
     #[error("{0} is not supported in a seccomp profile here")]
     Unsupported(String),
+    #[error("the seccomp action {0} takes no errnoRet: leave it out")]
+    Errno(LinuxSeccompAction),
+    #[error(
+        "the seccomp action SCMP_ACT_NOTIFY can't be used for {0}: it would stop the start itself"
+    )]
+    Notify(String),
     #[error("seccomp profile of {0} instructions exceeds the kernel's 4096")]
     TooLong(usize),
     #[error("seccomp profile can't be read")]
@@ -95,17 +103,33 @@ pub fn default_filter(capabilities: u64) -> Arc<Filter> {
         let program = compile::compile(&default_rules(capabilities))?;
         // as runc: a filter must not turn speculation mitigations on for the whole container
         let flags = sys::seccomp::FLAG_SPEC_ALLOW;
-        Ok(Filter { program, flags })
+        Ok(Filter {
+            program,
+            flags,
+            notifies: false,
+        })
     });
     // a table of constants: that it fits is tested for all and no capabilities
     made.unwrap_or_else(|_| Arc::new(deny_everything()))
+}
+
+/// Calls that the default allows to everyone, by name: for profiles made from it.
+#[must_use]
+pub fn allowed_names() -> Vec<String> {
+    let allowed = |e: &&table::Entry| e.rule == table::Rule::Allow;
+    let all = table::TABLE.iter().filter(allowed);
+    all.map(|e| e.name.to_owned()).collect()
 }
 
 /// Fails closed: execve itself is refused.
 fn deny_everything() -> Filter {
     let mut program = vec![0x06, 0, 0, 0];
     program.extend_from_slice(&0x8000_0000_u32.to_ne_bytes());
-    Filter { program, flags: 0 }
+    Filter {
+        program,
+        flags: 0,
+        notifies: false,
+    }
 }
 
 fn default_rules(capabilities: u64) -> Rulebook {
@@ -118,10 +142,10 @@ fn default_rules(capabilities: u64) -> Rulebook {
             let Some(number) = entry.number(*m) else {
                 continue;
             };
-            let (alternatives, errno) = entry.rule.resolve(capabilities);
+            let (alternatives, otherwise) = entry.rule.resolve(capabilities);
             let verdict = Verdict {
                 alternatives,
-                otherwise: errno.map_or(default, |e| ERRNO | e),
+                otherwise,
             };
             rules.calls.insert(number, verdict);
         }
@@ -142,32 +166,71 @@ pub fn compile(profile: &LinuxSeccomp) -> Result<Arc<Filter>, CompileError> {
     use sha2::{Digest, Sha256};
     let text = serde_json::to_vec(profile).map_err(CompileError::Json)?;
     kept(Key::Profile(Sha256::digest(&text).into()), || {
-        let book = rulebook(profile)?;
-        Ok(Filter {
-            program: compile::compile(&book)?,
-            flags: flags(profile),
-        })
+        compile_once(profile)
     })
 }
 
-fn flags(profile: &LinuxSeccomp) -> u32 {
-    let Some(flags) = profile.flags() else {
-        return sys::seccomp::FLAG_SPEC_ALLOW;
-    };
-    flags.iter().fold(0, |all, f| {
-        all | match f {
-            LinuxSeccompFilterFlag::SeccompFilterFlagLog => sys::seccomp::FLAG_LOG,
-            LinuxSeccompFilterFlag::SeccompFilterFlagSpecAllow => sys::seccomp::FLAG_SPEC_ALLOW,
-            // one thread: nothing to synchronise; and no listener whose answer could be waited for
-            LinuxSeccompFilterFlag::SeccompFilterFlagTsync
-            | LinuxSeccompFilterFlag::SeccompFilterFlagWaitKillableRecv => 0,
-        }
+/// As [`compile`], kept nowhere: for a process that starts one container.
+///
+/// # Errors
+/// As [`compile`].
+pub fn compile_once(profile: &LinuxSeccomp) -> Result<Filter, CompileError> {
+    let notifies = notifies(profile)?;
+    let book = rulebook(profile)?;
+    Ok(Filter {
+        program: compile::compile(&book)?,
+        flags: flags(profile, notifies)?,
+        notifies,
     })
+}
+
+/// Whether an agent is needed; and not for calls that the start itself still makes.
+fn notifies(profile: &LinuxSeccomp) -> Result<bool, CompileError> {
+    const NOTIFY: LinuxSeccompAction = LinuxSeccompAction::ScmpActNotify;
+    if profile.default_action() == NOTIFY {
+        return Err(CompileError::Notify("every call (defaultAction)".into()));
+    }
+    let mut any = false;
+    for s in profile.syscalls().iter().flatten() {
+        if s.action() != NOTIFY {
+            continue;
+        }
+        any = true;
+        // by it the listener reaches the agent
+        if s.names().iter().any(|n| n == "sendmsg") {
+            return Err(CompileError::Notify("sendmsg".into()));
+        }
+    }
+    Ok(any)
+}
+
+fn flags(profile: &LinuxSeccomp, notifies: bool) -> Result<u32, CompileError> {
+    use LinuxSeccompFilterFlag as F;
+    let Some(flags) = profile.flags() else {
+        return Ok(sys::seccomp::FLAG_SPEC_ALLOW);
+    };
+    let mut all = 0;
+    for f in flags {
+        all |= match f {
+            F::SeccompFilterFlagLog => sys::seccomp::FLAG_LOG,
+            F::SeccompFilterFlagSpecAllow => sys::seccomp::FLAG_SPEC_ALLOW,
+            F::SeccompFilterFlagTsync => sys::seccomp::FLAG_TSYNC,
+            F::SeccompFilterFlagWaitKillableRecv if notifies => {
+                sys::seccomp::FLAG_WAIT_KILLABLE_RECV
+            }
+            F::SeccompFilterFlagWaitKillableRecv => {
+                let what = "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV without SCMP_ACT_NOTIFY";
+                return Err(CompileError::Unsupported(what.into()));
+            }
+        };
+    }
+    Ok(all)
 }
 
 fn action(a: LinuxSeccompAction, errno: Option<u32>) -> Result<u32, CompileError> {
-    if a == LinuxSeccompAction::ScmpActNotify {
-        return Err(CompileError::Unsupported("SCMP_ACT_NOTIFY".into()));
+    use LinuxSeccompAction as A;
+    if errno.is_some() && !matches!(a, A::ScmpActErrno | A::ScmpActTrace) {
+        return Err(CompileError::Errno(a));
     }
     // the kernel takes 16 bits and answers at most 4095
     Ok(a.as_u32(errno.map(|e| e.min(4095))))
@@ -203,11 +266,14 @@ fn rulebook(profile: &LinuxSeccomp) -> Result<Rulebook, CompileError> {
     if refuses && default != ENOSYS {
         book.beyond = ENOSYS;
     }
-    for m in machines(profile) {
-        let mut rules = Rules::new();
-        for s in profile.syscalls().iter().flatten() {
-            add(&mut rules, m, s, default)?;
-        }
+    let mut all: Vec<(Machine, Rules)> = machines(profile)
+        .into_iter()
+        .map(|m| (m, Rules::new()))
+        .collect();
+    for s in profile.syscalls().iter().flatten() {
+        add(&mut all, s, default)?;
+    }
+    for (m, mut rules) in all {
         if refuses {
             let most = rules.calls.keys().next_back().copied();
             rules.last = most.unwrap_or(LAST_KNOWN);
@@ -217,26 +283,28 @@ fn rulebook(profile: &LinuxSeccomp) -> Result<Rulebook, CompileError> {
     Ok(book)
 }
 
-/// One rule of a profile: its names get its alternatives, after those they have already.
-fn add(rules: &mut Rules, m: Machine, s: &LinuxSyscall, default: u32) -> Result<(), CompileError> {
+/// One rule of a profile: its names get its alternatives, after those they have already. What holds
+/// always comes last, so that a later condition isn't lost behind it; the first such counts.
+fn add(all: &mut [(Machine, Rules)], s: &LinuxSyscall, default: u32) -> Result<(), CompileError> {
     let action = action(s.action(), s.errno_ret())?;
     let alternatives = alternatives(s, action)?;
+    // as in runc, one that says what the default says anyway is none
+    if alternatives.is_empty() && action == default {
+        return Ok(());
+    }
     for name in s.names() {
-        let Some(number) = table::find(name).and_then(|e| e.number(m)) else {
+        let Some(entry) = table::find(name) else {
             continue;
         };
-        let verdict = rules.calls.entry(number).or_insert_with(|| Verdict {
-            alternatives: Vec::new(),
-            otherwise: default,
-        });
-        // what always holds comes last, so that a later condition isn't lost behind it
-        let always = |a: &Alternative| a.conditions.is_empty();
-        let at = verdict.alternatives.iter().position(always);
-        for a in &alternatives {
-            match (at, always(a)) {
-                (Some(_), true) => {}
-                (Some(at), false) => verdict.alternatives.insert(at, a.clone()),
-                (None, _) => verdict.alternatives.push(a.clone()),
+        for (m, rules) in &mut *all {
+            let Some(number) = entry.number(*m) else {
+                continue;
+            };
+            let verdict = rules.calls.entry(number).or_default();
+            if alternatives.is_empty() {
+                verdict.otherwise.get_or_insert(action);
+            } else {
+                verdict.alternatives.extend(alternatives.iter().cloned());
             }
         }
     }
@@ -244,10 +312,13 @@ fn add(rules: &mut Rules, m: Machine, s: &LinuxSyscall, default: u32) -> Result<
 }
 
 /// All conditions of a rule must hold; but several on one argument are alternatives (as in runc:
-/// libseccomp takes one comparison an argument).
+/// libseccomp takes one comparison an argument). Empty: it holds always.
 fn alternatives(s: &LinuxSyscall, action: u32) -> Result<Vec<Alternative>, CompileError> {
     let args = s.args().as_deref().unwrap_or_default();
-    let mut conditions = Vec::new();
+    if args.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut conditions = Vec::with_capacity(args.len());
     for a in args {
         let index = u32::try_from(a.index()).ok().filter(|i| *i < 6);
         let index = index

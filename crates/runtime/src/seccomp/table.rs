@@ -78,14 +78,11 @@ pub(super) fn find(name: &str) -> Option<&'static Entry> {
 }
 
 impl Rule {
-    /// The conditions under which the call is allowed for a set of capabilities; an alternative
-    /// without conditions is always. None: never. And the errno when it isn't.
+    /// The conditions under which the call is allowed for a set of capabilities, and the action
+    /// when none of them holds; `None`: the default.
     pub(super) fn resolve(self, capabilities: u64) -> (Vec<Alternative>, Option<u32>) {
         const ALLOW: u32 = 0x7fff_0000;
-        let always = || Alternative {
-            conditions: Vec::new(),
-            action: ALLOW,
-        };
+        let always = || (Vec::new(), Some(ALLOW));
         let when = |index, test, value| Alternative {
             conditions: vec![Condition {
                 index,
@@ -96,13 +93,13 @@ impl Rule {
             action: ALLOW,
         };
         match self {
-            Self::Allow => (vec![always()], None),
+            Self::Allow => always(),
             Self::Deny => (Vec::new(), None),
-            Self::With(any) if capabilities & any != 0 => (vec![always()], None),
+            Self::With(any) if capabilities & any != 0 => always(),
             Self::With(_) => (Vec::new(), None),
-            Self::Clone | Self::Clone3 if capabilities & SYS_ADMIN != 0 => (vec![always()], None),
+            Self::Clone | Self::Clone3 if capabilities & SYS_ADMIN != 0 => always(),
             Self::Clone => (vec![when(0, Test::Masked(NAMESPACES), 0)], None),
-            Self::Clone3 => (Vec::new(), Some(38)),
+            Self::Clone3 => (Vec::new(), Some(super::compile::ENOSYS)),
             Self::Personality => {
                 // PER_LINUX, PER_LINUX32, both with UNAME26, and the question "which one?"
                 let domains = [0, 8, 0x2_0000, 0x2_0008, 0xffff_ffff];

@@ -238,6 +238,7 @@ fn a_limit_the_kernel_lacks_is_a_warning() {
         asked: runtime::Asked::default(),
         create_cwd: false,
         die_with_parent: false,
+        choices: runtime::Choices::default(),
     })
     .unwrap();
     assert_eq!(plan.warnings().len(), 1, "{:?}", plan.warnings());

@@ -176,3 +176,131 @@ fn a_process_being_set_up_cannot_be_traced() {
     // its descriptors can be counted by root, not followed
     assert_eq!(out.stdout, "1\n0\n1\n2\n1\n", "{out:?}");
 }
+
+/// With fs.suid_dumpable a change of user would open a process that is still ours.
+#[test]
+fn a_change_of_user_opens_nothing() {
+    let script = "head -c1 /proc/1/mem; echo $?; cat /proc/1/environ; echo $?; readlink /proc/1/exe; echo $?; readlink /proc/1/cwd; echo $?";
+    let mut c = Container::sh(script).set("/process/user", json!({"uid": 1000, "gid": 1000}));
+    c.init = true;
+    let out = c.run();
+    assert_eq!(out.stdout, "1\n1\n1\n1\n", "{out:?}");
+}
+
+/// The caller's supplementary groups are not the container's, whatever user it has.
+#[test]
+fn no_group_of_the_caller_is_left() {
+    std::thread::scope(|s| {
+        let done = s.spawn(|| {
+            // of this thread alone
+            sys::process::setgroups(&[5, 7, 42]).unwrap();
+            for user in [json!({"uid": 0, "gid": 0}), json!({"uid": 12, "gid": 13})] {
+                let c = Container::sh("grep Groups: /proc/self/status");
+                let out = c.set("/process/user", user).run();
+                assert_eq!(out.stdout.trim_end(), "Groups:", "{out:?}");
+            }
+        });
+        done.join().unwrap();
+    });
+}
+
+/// CVE-2019-16884, CVE-2025-52881: a /proc of the image's own swallows no write meant for the
+/// kernel.
+#[test]
+fn a_sysctl_reaches_the_real_procfs() {
+    let mut c = Container::sh("echo up; cat")
+        .layer(|l| {
+            fs::create_dir_all(l.join("proc/sys/net/core")).unwrap();
+            fs::write(l.join("proc/sys/net/core/somaxconn"), "image").unwrap();
+        })
+        .set("/linux/sysctl", json!({"net.core.somaxconn": "777"}));
+    let mounts = c.spec["mounts"].as_array_mut().unwrap();
+    mounts.retain(|m| m["destination"] != "/proc");
+    let r = c.start().unwrap();
+    r.line();
+    let path = format!("/proc/{}/ns/net", r.spawned.pid);
+    let inside = std::thread::spawn(move || {
+        let namespace = fs::File::open(path).unwrap();
+        let fd = std::os::fd::AsFd::as_fd(&namespace);
+        sys::process::setns(fd, libc::CLONE_NEWNET).unwrap();
+        fs::read_to_string("/proc/sys/net/core/somaxconn").unwrap()
+    });
+    assert_eq!(inside.join().unwrap(), "777\n");
+    assert!(
+        !c.upper().join("proc/sys").exists(),
+        "the image's file was written"
+    );
+}
+
+/// CVE-2019-5736, CVE-2024-21626: whoever waits inside for a process that comes in finds neither
+/// our program nor a descriptor that leads out.
+#[test]
+fn an_exec_into_a_hostile_container_gives_nothing_away() {
+    let script = "echo up; while :; do for p in /proc/[0-9]*; do \
+        readlink $p/exe; readlink $p/cwd; for f in $p/fd/*; do readlink $f; done; done; done 2>/dev/null";
+    let c = Container::sh(script);
+    let r = c.start().unwrap();
+    r.line();
+    let mut seen = std::collections::BTreeSet::new();
+    for _ in 0..60 {
+        let e = c.exec(&r, &["true"], |_| ()).unwrap();
+        assert_eq!(e.wait(), 0);
+        seen.extend((0..40).map(|_| r.line()));
+    }
+    r.kill(rustix::process::Signal::KILL);
+    let own = std::env::current_exe().unwrap();
+    let own = own.file_name().unwrap().to_string_lossy().into_owned();
+    for line in &seen {
+        let inside = ["/bin/busybox", "/", "pipe:", "/proc", "/dev/null"];
+        assert!(
+            inside
+                .iter()
+                .any(|i| line == i || line.starts_with("pipe:") || line.starts_with("/proc")),
+            "{line}"
+        );
+        assert!(!line.contains(&own), "{line}");
+    }
+}
+
+/// CVE-2021-30465: a volume's other user exchanges a directory and a link while mounts are made
+/// below it. Whatever wins, nothing is made or mounted outside the container.
+#[test]
+fn a_race_of_links_never_leads_out() {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    let volume = tempfile::tempdir().unwrap();
+    let outside = tempfile::tempdir().unwrap();
+    let (dir, link) = (volume.path().join("dir"), volume.path().join("link"));
+    fs::create_dir(&dir).unwrap();
+    symlink(outside.path(), &link).unwrap();
+    let stop = AtomicBool::new(false);
+    let before = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let (mut started, mut refused) = (0, 0);
+    std::thread::scope(|s| {
+        s.spawn(|| {
+            let flags = rustix::fs::RenameFlags::EXCHANGE;
+            let at = rustix::fs::CWD;
+            while !stop.load(Ordering::Relaxed) {
+                rustix::fs::renameat_with(at, &dir, at, &link, flags).unwrap();
+            }
+        });
+        for _ in 0..150 {
+            let c = Container::sh("true");
+            let source = c.dir.path().join("source");
+            fs::create_dir(&source).unwrap();
+            let c =
+                c.bind("/v", volume.path(), &["rbind"])
+                    .bind("/v/dir/target", &source, &["rbind"]);
+            match c.start() {
+                Ok(r) => {
+                    started += 1;
+                    r.finish();
+                }
+                Err(_) => refused += 1,
+            }
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    println!("{started} started, {refused} refused");
+    assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 0);
+    assert_eq!(fs::read_to_string("/proc/self/mountinfo").unwrap(), before);
+}

@@ -91,7 +91,7 @@ fn options_and_specs() {
     let plan = |c: Container| c.plan().unwrap_err().to_string();
     let tmpfs = |o: &str| Container::sh("true").mount("/t", "tmpfs", &PathBuf::from("t"), &[o]);
     assert!(tmpfs("nonsense=1").fails().contains("options"));
-    assert!(plan(tmpfs("tmpcopyup")).contains("tmpcopyup"));
+    assert!(plan(tmpfs("move")).contains("move"));
     assert!(plan(Container::new(&[])).contains("program"));
     assert!(plan(Container::new(&["a\0b"])).contains("NUL"));
     let dots = Container::sh("true").mount("/a/../../etc", "tmpfs", &PathBuf::from("t"), &[]);

@@ -50,7 +50,7 @@ fn recursive_read_only_reaches_submounts() {
 }
 
 /// For this thread alone.
-fn own_mount_namespace() {
+pub(crate) fn own_mount_namespace() {
     use rustix::mount::{MountPropagationFlags as P, mount_change};
     sys::process::unshare(libc::CLONE_FS).unwrap();
     sys::process::unshare(libc::CLONE_NEWNS).unwrap();
@@ -157,6 +157,49 @@ fn devices_of_the_spec() {
         "{out:?}"
     );
     assert!(out.stdout.contains("7        8"), "{out:?}");
+}
+
+#[test]
+fn a_device_in_the_way_is_replaced_unless_it_is_the_one_asked_for() {
+    use std::os::unix::fs::PermissionsExt;
+    let script = "stat -c '%F %a %t:%T' /etc/null /etc/file; test -p /run/pipe && echo pipe; stat -c %a /run/pipe";
+    let out = Container::sh(script)
+        .layer(|l| {
+            fs::create_dir(l.join("etc")).unwrap();
+            fs::write(l.join("etc/file"), "an image's").unwrap();
+            let kind = rustix::fs::FileType::CharacterDevice;
+            let mode = rustix::fs::Mode::from_raw_mode(0o600);
+            let at = l.join("etc/null");
+            rustix::fs::mknodat(rustix::fs::CWD, &at, kind, mode, libc::makedev(1, 3)).unwrap();
+            fs::set_permissions(at, fs::Permissions::from_mode(0o600)).unwrap();
+        })
+        .set(
+            "/linux/devices",
+            json!([
+                {"path": "/etc/null", "type": "c", "major": 1, "minor": 3},
+                {"path": "/etc/file", "type": "c", "major": 1, "minor": 5},
+                {"path": "/run/pipe", "type": "p", "fileMode": 0o620},
+                {"path": "/dev/unbuffered", "type": "u", "major": 1, "minor": 5}
+            ]),
+        )
+        .run();
+    let special = "character special file";
+    let expected = format!("{special} 600 1:3\n{special} 666 1:5\npipe\n620\n");
+    assert_eq!(out.stdout, expected, "{out:?}");
+}
+
+/// The default devices are there whatever the bundle mounts.
+#[test]
+fn default_devices_without_a_dev_of_ones_own() {
+    let script = "for d in null zero full random urandom tty; do test -c /dev/$d || echo no $d; done; readlink /dev/fd; readlink /dev/ptmx; echo x > /dev/null && echo fine";
+    let mut c = Container::sh(script).layer(|l| {
+        fs::create_dir(l.join("dev")).unwrap();
+        std::os::unix::fs::symlink("/etc/passwd", l.join("dev/null")).unwrap();
+    });
+    let mounts = c.spec["mounts"].as_array_mut().unwrap();
+    mounts.retain(|m| !m["destination"].as_str().unwrap().starts_with("/dev"));
+    let out = c.run();
+    assert_eq!(out.stdout, "/proc/self/fd\npts/ptmx\nfine\n", "{out:?}");
 }
 
 #[test]

@@ -13,7 +13,7 @@ use host::Facts;
 use oci_spec::runtime::Spec;
 use runtime::cgroup::Cgroup;
 use runtime::{
-    Asked, Descriptors, EncodedPlan, ExecInput, PlanInput, Rootfs, SeccompChoice, Spawned,
+    Asked, Choices, Descriptors, EncodedPlan, ExecInput, PlanInput, Rootfs, SeccompChoice, Spawned,
 };
 use rustix::process::{WaitId, WaitIdOptions, waitid};
 use serde_json::{Value, json};
@@ -37,6 +37,11 @@ pub(crate) fn facts() -> &'static Facts {
 pub(crate) fn v2_alone() -> bool {
     facts().cgroup.mode == host::CgroupMode::V2
 }
+/// What of busybox the image has.
+const APPLETS: &str = "sh cat ls id env mount umount true false sleep hostname stat mkdir touch echo readlink ps \
+    kill test tty stty head wc ifconfig grep ln rm mknod dd chmod od yes tail unshare chown \
+    date setsid find cut sort nproc taskset ip chrt nice ionice uname mountpoint printenv \
+    dnsdomainname mkfifo pwd umask";
 
 /// The lower directory all tests share.
 fn image() -> &'static Path {
@@ -49,14 +54,9 @@ fn image() -> &'static Path {
             }
             fs::copy("/bin/busybox", dir.path().join("bin/busybox"))
                 .expect("busybox-static must be installed");
-            for applet in [
-                "sh", "cat", "ls", "id", "env", "mount", "umount", "true", "false", "sleep",
-                "hostname", "stat", "mkdir", "touch", "echo", "readlink", "ps", "kill", "test",
-                "tty", "stty", "head", "wc", "ifconfig", "grep", "ln", "rm", "mknod", "dd",
-                "chmod", "od", "yes", "tail", "unshare", "chown", "date", "setsid", "find", "cut",
-                "sort",
-            ] {
-                std::os::unix::fs::symlink("busybox", dir.path().join("bin").join(applet)).unwrap();
+            for applet in APPLETS.split_whitespace() {
+                let at = dir.path().join("bin").join(applet);
+                std::os::unix::fs::symlink("busybox", at).unwrap();
             }
             fs::write(
                 dir.path().join("etc/passwd"),
@@ -85,6 +85,9 @@ pub(crate) struct Container {
     /// An overlay that can't be written at all.
     pub(crate) read_only_overlay: bool,
     pub(crate) cgroup_id: String,
+    pub(crate) choices: Choices,
+    /// Of whoever starts it, where that isn't this process' root.
+    pub(crate) facts: Facts,
 }
 
 #[derive(Debug)]
@@ -169,6 +172,8 @@ impl Container {
             open_upper: false,
             read_only_overlay: false,
             cgroup_id: String::new(),
+            choices: Choices::default(),
+            facts: facts().clone(),
         }
     }
 
@@ -242,7 +247,7 @@ impl Container {
         self.dir.path().join("upper")
     }
 
-    fn root(&self) -> OwnedFd {
+    pub(crate) fn root(&self) -> OwnedFd {
         for d in ["upper", "work"] {
             let _again = fs::create_dir(self.dir.path().join(d));
         }
@@ -265,7 +270,7 @@ impl Container {
         let spec = self.spec();
         runtime::plan(&PlanInput {
             spec: &spec,
-            facts: facts(),
+            facts: &self.facts,
             rootfs: if self.root_by_path {
                 Rootfs::Path(&self.lowers[0])
             } else {
@@ -278,6 +283,7 @@ impl Container {
             asked: self.asked.clone(),
             create_cwd: true,
             die_with_parent: true,
+            choices: self.choices.clone(),
         })
     }
 
@@ -332,11 +338,12 @@ impl Container {
         let plan = runtime::plan_exec(&ExecInput {
             container: &spec,
             process: &process,
-            facts: facts(),
+            facts: &self.facts,
             cgroup: self.cgroup.as_ref(),
             seccomp: self.seccomp.clone(),
             asked: self.asked.clone(),
             die_with_parent: true,
+            choices: self.choices.clone(),
         })
         .unwrap();
         let (stdio, pipes) = Pipes::new();

@@ -4,18 +4,23 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod agent;
 mod cgroups;
 mod crash;
 mod escape;
 mod exec;
 mod failures;
 mod files;
+mod filters;
 mod harness;
+mod mounts;
+mod namespaces;
 mod old_kernels;
 mod plans;
 mod privileges;
+mod rootless;
+mod scheduling;
 mod seccomp;
-
 mod start;
 mod terminal;
 mod vm;

@@ -69,11 +69,19 @@ fn host(mode: CgroupMode) -> Facts {
 
 fn plan_of(spec: &Value, mode: CgroupMode) -> Plan {
     let spec: Spec = serde_json::from_value(spec.clone()).unwrap();
+    plan_with(&spec, mode, runtime::Choices::default()).unwrap()
+}
+
+fn plan_with(
+    spec: &Spec,
+    mode: CgroupMode,
+    choices: runtime::Choices,
+) -> Result<Plan, runtime::PlanError> {
     let facts = host(mode);
     let resources = spec.linux().as_ref().and_then(|l| l.resources().as_ref());
     let cgroup = Cgroup::of(&facts.cgroup, "plimsoll-0123abcd", "c1", resources, None);
     runtime::plan(&PlanInput {
-        spec: &spec,
+        spec,
         facts: &facts,
         rootfs: Rootfs::Descriptor,
         cgroup: Some(&cgroup),
@@ -83,8 +91,8 @@ fn plan_of(spec: &Value, mode: CgroupMode) -> Plan {
         asked: Asked::default(),
         create_cwd: true,
         die_with_parent: true,
+        choices,
     })
-    .unwrap()
 }
 
 #[test]
@@ -154,6 +162,7 @@ fn an_exec() {
         seccomp: SeccompChoice::Default,
         asked: Asked::default(),
         die_with_parent: false,
+        choices: runtime::Choices::default(),
     })
     .unwrap();
     insta::assert_snapshot!(plan.describe());
@@ -174,11 +183,159 @@ fn what_is_not_built_is_refused_by_name() {
     };
     let hooks = json!({"poststart": [{"path": "/bin/true"}]});
     assert!(refused("/hooks", hooks).contains("hooks"));
-    assert!(refused("/linux/mountLabel", json!("system_u")).contains("linux.mountLabel"));
+    let label = json!("system_u:object_r:svirt_sandbox_file_t:s0");
+    assert!(refused("/linux/mountLabel", label.clone()).contains("SELinux"));
+    assert!(refused("/process/selinuxLabel", label).contains("SELinux"));
     assert!(refused("/linux/intelRdt", json!({})).contains("intelRdt"));
 }
 
+/// The values a plan writes, by file.
+fn written(resources: Value, mode: CgroupMode) -> Vec<String> {
+    let mut spec = docker_spec(&["app"]);
+    spec["linux"]["resources"] = resources;
+    let text = plan_of(&spec, mode).describe();
+    let lines = text.lines().filter_map(|l| l.strip_prefix("write "));
+    lines
+        .map(|l| {
+            let l = l.replace('"', "");
+            l.rsplit_once("/c1/").unwrap().1.to_owned()
+        })
+        .collect()
+}
+
+/// Version 1's values as version 2 has them, as runc converts.
+#[test]
+fn resources_are_converted_for_version_2() {
+    let v2 = |r| written(r, CgroupMode::V2);
+    let memory = json!({"memory": {"limit": 1000, "swap": 3000, "reservation": 500}});
+    assert_eq!(
+        v2(memory),
+        ["memory.max 1000", "memory.swap.max 2000", "memory.low 500"]
+    );
+    let unlimited = json!({"memory": {"limit": -1}});
+    assert_eq!(v2(unlimited), ["memory.max max", "memory.swap.max max"]);
+    let cpu = json!({"cpu": {"shares": 1024, "quota": 0, "period": 50_000, "burst": 7, "idle": 1}});
+    let expected = [
+        "cpu.weight 100",
+        "cpu.max max 50000",
+        "cpu.max.burst 7",
+        "cpu.idle 1",
+    ];
+    assert_eq!(v2(cpu), expected);
+    let io = json!({"blockIO": {
+        "weight": 10, "weightDevice": [{"major": 8, "minor": 0, "weight": 1000}],
+        "throttleReadBpsDevice": [{"major": 8, "minor": 0, "rate": 5}],
+        "throttleWriteIOPSDevice": [{"major": 8, "minor": 0, "rate": 0}]
+    }});
+    let expected = [
+        "io.weight default 1",
+        "io.weight 8:0 10000",
+        "io.max 8:0 rbps=5",
+        "io.max 8:0 wiops=max",
+    ];
+    assert_eq!(v2(io), expected);
+    let unified = json!({"unified": {"memory.high": "77", "cgroup.max.depth": "3"}});
+    assert_eq!(v2(unified), ["cgroup.max.depth 3", "memory.high 77"]);
+    assert_eq!(v2(json!({"pids": {"limit": -1}})), ["pids.max max"]);
+}
+
+#[test]
+fn resources_of_version_1() {
+    let v1 = |r| written(r, CgroupMode::V1);
+    let memory = json!({"memory": {
+        "limit": 1000, "swap": 3000, "kernel": 1, "kernelTCP": 50, "disableOOMKiller": true,
+        "useHierarchy": true, "checkBeforeUpdate": true
+    }});
+    let expected = [
+        "memory.limit_in_bytes 1000",
+        "memory.memsw.limit_in_bytes 3000",
+        "memory.oom_control 1",
+        "memory.kmem.tcp.limit_in_bytes 50",
+    ];
+    assert_eq!(v1(memory), expected);
+    let cpu =
+        json!({"cpu": {"realtimePeriod": 1000, "realtimeRuntime": 10, "cpus": "0-1", "mems": "0"}});
+    let expected = [
+        "cpu.rt_period_us 1000",
+        "cpu.rt_runtime_us 10",
+        "cpuset.cpus 0-1",
+        "cpuset.mems 0",
+    ];
+    assert_eq!(v1(cpu), expected);
+    let io = json!({"blockIO": {"throttleReadIOPSDevice": [{"major": 8, "minor": 0, "rate": 9}]}});
+    assert_eq!(v1(io), ["blkio.throttle.read_iops_device 8:0 9"]);
+}
+
+#[test]
+fn limits_that_contradict_themselves_are_refused() {
+    let refused = |resources: Value, mode, strict| {
+        let mut spec = docker_spec(&["app"]);
+        spec["linux"]["resources"] = resources;
+        let spec: Spec = serde_json::from_value(spec).unwrap();
+        let choices = runtime::Choices {
+            strict_limits: strict,
+            ..Default::default()
+        };
+        plan_with(&spec, mode, choices).unwrap_err().to_string()
+    };
+    let swap = json!({"memory": {"limit": 3000, "swap": 1000}});
+    assert!(refused(swap, CgroupMode::V2, false).contains("lower than that of memory"));
+    let swap = json!({"memory": {"swap": 1000}});
+    assert!(refused(swap, CgroupMode::V2, false).contains("needs a limit of memory"));
+    let swappy = json!({"memory": {"swappiness": 101}});
+    assert!(refused(swappy, CgroupMode::V1, false).contains("0 to 100"));
+    let unified = json!({"unified": {"memory.high": "1"}});
+    assert!(refused(unified, CgroupMode::V1, false).contains("version 2"));
+    let unified = json!({"unified": {"rdma.max": "1"}});
+    assert!(refused(unified, CgroupMode::V2, false).contains("controller rdma"));
+    let path = json!({"unified": {"../x": "1"}});
+    assert!(refused(path, CgroupMode::V2, false).contains("no file"));
+    // an OCI runtime does not go on without what was asked for
+    let rdma = json!({"rdma": {"mlx5_1": {"hcaHandles": 3}}});
+    assert!(refused(rdma, CgroupMode::V1, true).contains("rdma"));
+    let huge = json!({"hugepageLimits": [{"pageSize": "2MB", "limit": 1}]});
+    assert!(refused(huge, CgroupMode::V2, true).contains("huge pages"));
+    let class = json!({"network": {"classID": 1}});
+    assert!(refused(class, CgroupMode::V1, true).contains("network class"));
+}
+
+/// Who reads a bundle of a stranger's gets a plan or an error, never a panic.
+fn survives(bytes: &[u8]) {
+    let Ok(config) = runtime::config::read(bytes) else {
+        return;
+    };
+    for mode in [CgroupMode::V1, CgroupMode::V2] {
+        if let Ok(plan) = plan_with(&config.spec, mode, runtime::Choices::default()) {
+            assert!(EncodedPlan::decode(plan.encode()).is_ok());
+        }
+    }
+}
+
+#[test]
+fn a_huge_configuration_is_planned_or_refused() {
+    let mut spec = docker_spec(&["app"]);
+    spec["process"]["env"] = json!(vec!["A=b".repeat(100); 20_000]);
+    spec["linux"]["maskedPaths"] = json!(vec!["/a"; 20_000]);
+    survives(spec.to_string().as_bytes());
+    spec["process"]["user"]["additionalGids"] = json!(vec![1; 100_000]);
+    survives(spec.to_string().as_bytes());
+    spec["linux"]["uidMappings"] = json!(vec![
+        json!({"containerID": 0, "hostID": 0, "size": 1});
+        5000
+    ]);
+    survives(spec.to_string().as_bytes());
+}
+
 proptest! {
+    #[test]
+    fn a_changed_configuration_never_panics(at in 0..6000_usize, with in "[0-9a-z\"{}\\[\\],:-]{0,3}", cut in 0..4_usize) {
+        let mut text = docker_spec(&["app"]).to_string();
+        let at = at % text.len();
+        let end = (at + cut).min(text.len());
+        text.replace_range(at..end, &with);
+        survives(text.as_bytes());
+    }
+
     #[test]
     fn damaged_plans_never_decode_into_a_panic(at in 0..20_000_usize, byte: u8, cut in 0..20_000_usize) {
         thread_local!(static PLAN: Vec<u8> = plan_of(&docker_spec(&["app"]), CgroupMode::V1).encode().to_vec());

@@ -5,53 +5,11 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use crate::Container;
+use crate::filters::{Call, Rule, decide, interpret, profile};
 use runtime::SeccompChoice;
 use runtime::seccomp;
 
-const ALLOW: u32 = 0x7fff_0000;
-const ERRNO: u32 = 0x0005_0000;
-const X86_64: u32 = 0xc000_003e;
-const I386: u32 = 0x4000_0003;
-
-/// What the kernel would do: classic BPF over `struct seccomp_data`.
-fn interpret(program: &[u8], arch: u32, nr: u32, args: [u64; 6]) -> (u32, usize) {
-    let mut data = Vec::new();
-    data.extend(nr.to_ne_bytes());
-    data.extend(arch.to_ne_bytes());
-    data.extend(0_u64.to_ne_bytes());
-    args.iter().for_each(|a| data.extend(a.to_ne_bytes()));
-    let insns: Vec<_> = program
-        .chunks_exact(8)
-        .map(|i| {
-            let code = u16::from_ne_bytes([i[0], i[1]]);
-            (
-                code,
-                usize::from(i[2]),
-                usize::from(i[3]),
-                u32::from_ne_bytes([i[4], i[5], i[6], i[7]]),
-            )
-        })
-        .collect();
-    let (mut a, mut pc, mut steps) = (0_u32, 0, 0);
-    loop {
-        let (code, yes, no, k) = insns[pc];
-        (pc, steps) = (pc + 1, steps + 1);
-        let jump = |holds: bool| if holds { yes } else { no };
-        match code {
-            0x20 => {
-                let at = k as usize;
-                a = u32::from_ne_bytes(data[at..at + 4].try_into().unwrap());
-            }
-            0x54 => a &= k,
-            0x05 => pc += k as usize,
-            0x15 => pc += jump(a == k),
-            0x25 => pc += jump(a > k),
-            0x35 => pc += jump(a >= k),
-            0x06 => return (k, steps),
-            other => panic!("instruction {other:#x}"),
-        }
-    }
-}
+use crate::filters::{ALLOW, ERRNO, I386, X86_64};
 
 /// The default profile once more, written as a decision about one call by name.
 fn reference(name: Option<&str>, caps: u64, args: [u64; 6]) -> u32 {
@@ -202,36 +160,52 @@ proptest! {
         prop_assert_eq!(got, reference(name.as_deref(), caps, args));
     }
 
+    /// Any rules, with any number of conditions, actions and errnos, for any call on every
+    /// architecture: the compiled filter decides as a reading of the profile does.
     #[test]
     fn a_profile_is_decided_as_its_rules_say(
-        rules in proptest::collection::vec((0..6_usize, 0..7_u8, interesting(), interesting()), 1..5),
-        args in proptest::array::uniform6(interesting())
+        default in 0..5_u8,
+        rules in proptest::collection::vec(rule(), 0..8),
+        calls in proptest::collection::vec(call(), 16)
     ) {
-        const OPS: [&str; 7] = [
-            "SCMP_CMP_NE", "SCMP_CMP_LT", "SCMP_CMP_LE", "SCMP_CMP_EQ", "SCMP_CMP_GE",
-            "SCMP_CMP_GT", "SCMP_CMP_MASKED_EQ",
-        ];
-        let syscalls: Vec<_> = rules
-            .iter()
-            .map(|(index, op, value, two)| json!({
-                "names": ["read"], "action": "SCMP_ACT_ALLOW",
-                "args": [{"index": index, "op": OPS[*op as usize], "value": value, "valueTwo": two}]
-            }))
-            .collect();
-        let profile: LinuxSeccomp = serde_json::from_value(json!({
-            "defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": 7, "syscalls": syscalls
-        })).unwrap();
-        let filter = seccomp::compile(&profile).unwrap();
-        let holds = rules.iter().any(|(index, op, value, two)| {
-            let a = args[*index];
-            match op {
-                0 => a != *value, 1 => a < *value, 2 => a <= *value, 3 => a == *value,
-                4 => a >= *value, 5 => a > *value, _ => a & value == *two,
-            }
-        });
-        let (got, _) = interpret(filter.bytes(), X86_64, 0, args);
-        prop_assert_eq!(got, if holds { ALLOW } else { ERRNO | 7 });
+        let json = profile(default, &rules);
+        let profile: LinuxSeccomp = serde_json::from_value(json).unwrap();
+        let filter = seccomp::compile_once(&profile).unwrap();
+        for call in &calls {
+            let (got, _) = interpret(filter.bytes(), call.arch(), call.number(), call.args);
+            prop_assert_eq!(got, decide(default, &rules, call), "{:?}", call);
+        }
     }
+}
+
+fn rule() -> impl Strategy<Value = Rule> {
+    let condition = (0..6_usize, 0..7_u8, interesting(), interesting());
+    let conditions = proptest::collection::vec(condition, 0..4);
+    (
+        proptest::collection::vec(0..8_usize, 1..3),
+        0..7_u8,
+        any::<Option<u16>>(),
+        conditions,
+    )
+        .prop_map(|(names, action, errno, conditions)| Rule {
+            names,
+            action,
+            errno,
+            conditions,
+        })
+}
+
+fn call() -> impl Strategy<Value = Call> {
+    (
+        0..8_usize,
+        0..4_u8,
+        proptest::array::uniform6(interesting()),
+    )
+        .prop_map(|(name, machine, args)| Call {
+            name,
+            machine,
+            args,
+        })
 }
 
 #[test]

@@ -188,6 +188,7 @@ impl<'a> Container<'a> {
             asked: Asked::default(),
             create_cwd: true,
             die_with_parent: true,
+            choices: runtime::Choices::default(),
         })
         .unwrap()
     }
@@ -209,6 +210,7 @@ impl<'a> Container<'a> {
             seccomp: SeccompChoice::Unconfined,
             asked: Asked::default(),
             die_with_parent: true,
+            choices: runtime::Choices::default(),
         })
         .unwrap()
     }
