@@ -139,34 +139,41 @@ fn unpack(suite: &str, staged: &Path) -> Result<(), LabError> {
     let unpacked = work.join("unpacked");
     fs::create_dir_all(&unpacked).map_err(io_error("make", &unpacked))?;
     let result = download(suite, &work)
-        .and_then(|package| {
-            let mut dpkg = program("dpkg-deb", "dpkg")?;
-            said(dpkg.arg("-x").arg(package).arg(&unpacked))
+        .and_then(|packages| {
+            packages.iter().try_for_each(|package| {
+                let mut dpkg = program("dpkg-deb", "dpkg")?;
+                said(dpkg.arg("-x").arg(package).arg(&unpacked))
+            })
         })
         .and_then(|()| keep(&unpacked, staged));
     fs::remove_dir_all(&work).map_err(io_error("remove", &work))?;
     result
 }
 
-/// The suite's kernel package. apt runs with a configuration of its own that mmdebstrap makes, so
+/// The suite's kernel, which newer ones split into several packages. apt runs with a configuration of its own that mmdebstrap makes, so
 /// that the suite needn't be the host's and nothing of the host's is touched.
-fn download(suite: &str, work: &Path) -> Result<PathBuf, LabError> {
+fn download(suite: &str, work: &Path) -> Result<Vec<PathBuf>, LabError> {
     let mut debstrap = program("mmdebstrap", "mmdebstrap")?;
     debstrap.args(["--quiet", "--mode=root", "--variant=custom"]);
     debstrap.arg("--aptopt=Acquire::Check-Valid-Until \"false\"");
     let hook = format!(
         "--customize-hook=cd '{}' && export APT_CONFIG=\"$MMDEBSTRAP_APT_CONFIG\" && \
          apt-get -q -o APT::Sandbox::User=root download \
-         $(apt-cache depends --important linux-image-cloud-amd64 | sed -n 's/.*Depends: //p')",
+         $(apt-cache depends --important --recurse linux-image-cloud-amd64 \
+         | grep -oE 'linux-(image|binary|modules)-[0-9][^ ]*cloud-amd64$' | sort -u)",
         work.display()
     );
     said(debstrap.arg(hook).arg(suite).arg(work.join("lists")))?;
     let entries = fs::read_dir(work).map_err(io_error("read", work))?;
-    let package = entries
+    let packages: Vec<PathBuf> = entries
         .flatten()
         .map(|e| e.path())
-        .find(|p| p.extension().is_some_and(|e| e == "deb"));
-    package.ok_or_else(|| LabError::NoKernel(suite.to_owned()))
+        .filter(|p| p.extension().is_some_and(|e| e == "deb"))
+        .collect();
+    if packages.is_empty() {
+        return Err(LabError::NoKernel(suite.to_owned()));
+    }
+    Ok(packages)
 }
 
 /// Image and modules, decompressed: the guest loads them with nothing but `insmod`.
@@ -175,7 +182,7 @@ fn keep(unpacked: &Path, staged: &Path) -> Result<(), LabError> {
     fs::create_dir_all(&modules).map_err(io_error("make", &modules))?;
     for path in files(unpacked) {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let (from, to) = if name.starts_with("vmlinuz-") {
+        let (from, to) = if name.starts_with("vmlinuz") {
             (path.clone(), staged.join("vmlinuz"))
         } else if let Some(plain) = name.strip_suffix(".xz").filter(|n| n.ends_with(".ko")) {
             said(program("xz", "xz-utils")?.arg("-d").arg(&path))?;
@@ -187,7 +194,9 @@ fn keep(unpacked: &Path, staged: &Path) -> Result<(), LabError> {
         };
         fs::rename(&from, &to).map_err(io_error("move", &from))?;
     }
-    Ok(())
+    let image = staged.join("vmlinuz");
+    let there = fs::metadata(&image).map(drop);
+    there.map_err(io_error("find", &image))
 }
 
 fn files(below: &Path) -> Vec<PathBuf> {

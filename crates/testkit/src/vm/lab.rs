@@ -27,7 +27,7 @@ pub enum Init {
 #[derive(Debug)]
 pub struct Lab {
     pub name: &'static str,
-    /// The Debian release whose kernel boots.
+    /// The Debian release whose kernel boots; `PLIMSOLL_LAB_KERNEL` names another one.
     pub kernel: &'static str,
     pub init: Init,
     /// Kernel modules beside those every lab has.
@@ -121,7 +121,9 @@ impl Lab {
     }
 
     fn boot(&self, dir: &Path) -> Result<(), LabError> {
-        let kernel = Kernel::debian(self.kernel)?;
+        // for a look at newer ones: PLIMSOLL_LAB_KERNEL=sid
+        let suite = std::env::var("PLIMSOLL_LAB_KERNEL");
+        let kernel = Kernel::debian(suite.as_deref().unwrap_or(self.kernel))?;
         let root = root_disk("trixie")?;
         let machine = Machine {
             kernel: &kernel,
