@@ -43,7 +43,7 @@ pub struct Cgroup {
     pub(crate) dirs: Vec<Dir>,
     /// The unit it belongs to, where systemd made it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) scope: Option<Scope>,
+    pub(crate) scope: Option<Box<Scope>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -167,7 +167,7 @@ impl Cgroup {
     pub fn of_scope(facts: &CgroupFacts, scope: Scope, resources: Option<&LinuxResources>) -> Self {
         let below = scope.directory();
         Self {
-            scope: Some(scope),
+            scope: Some(Box::new(scope)),
             ..Self::placed(facts, resources, |h| h.mount.join(&below))
         }
     }
@@ -254,7 +254,7 @@ impl Cgroup {
         });
         Self {
             dirs: dirs.filter(|d| d.path.is_dir()).collect(),
-            scope: Some(scope),
+            scope: Some(Box::new(scope)),
         }
     }
 

@@ -301,7 +301,7 @@ impl<'a> EncodedPlan<'a> {
                 path: PathBuf::from(std::ffi::OsStr::from_bytes(d.path.to_bytes())),
             })
             .collect();
-        let scope = self.scope();
+        let scope = self.scope().map(Box::new);
         (!dirs.is_empty()).then_some(Cgroup { dirs, scope })
     }
 

@@ -20,6 +20,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use runtime::oci::{Driver, OciError, Runtime};
+use runtime::systemd::Manager;
 
 use crate::flags::{self, FlagError, FlagInfo, Groups, go_bool, switch, value};
 use crate::verb::chain;
@@ -305,15 +306,13 @@ pub(crate) fn main(name: &'static str, arguments: Vec<std::ffi::OsString>) -> Ex
 }
 
 fn context(name: &'static str, global: &Global) -> Result<Context, Failure> {
-    if global.systemd {
-        return Err(Failure::Message(
-            "--systemd-cgroup is not supported by this version: let the caller use its cgroupfs driver"
-                .to_owned(),
-            1,
-        ));
-    }
     let privileged = rustix::process::geteuid().is_root();
     let rootless = global.rootless.unwrap_or(!privileged);
+    let driver = match (global.systemd, privileged) {
+        (false, _) => Driver::Cgroupfs,
+        (true, true) => Driver::Systemd(Manager::System),
+        (true, false) => Driver::Systemd(Manager::User),
+    };
     let own = || {
         let directory = std::env::var_os("XDG_RUNTIME_DIR").filter(|d| !d.is_empty());
         directory.map(|d| PathBuf::from(d).join("plimsoll-oci"))
@@ -323,7 +322,7 @@ fn context(name: &'static str, global: &Global) -> Result<Context, Failure> {
     let root = root.unwrap_or_else(|| ROOT.into());
     let root = std::path::absolute(&root)?;
     Ok(Context {
-        runtime: Runtime::new(root, Driver::Cgroupfs, rootless),
+        runtime: Runtime::new(root, driver, rootless),
         name,
     })
 }

@@ -340,7 +340,6 @@ fn what_is_not_there_is_refused_by_name() {
     for (line, words) in [
         (&["checkpoint", "x"][..], "CRIU"),
         (&["restore", "x"], "CRIU"),
-        (&["--systemd-cgroup", "run", "x"], "--systemd-cgroup"),
         (&["update", "--l3-cache-schema", "x", "y"], "RDT"),
         (&["run"], "requires"),
         (&["run", "--nonesuch", "x"], "unknown flag"),

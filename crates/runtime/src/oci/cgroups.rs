@@ -6,20 +6,31 @@ use host::{CgroupFacts, CgroupMode};
 use oci_spec::runtime::Spec;
 
 use super::{OciError, Runtime};
-use crate::cgroup::Cgroup;
+use crate::cgroup::{Cgroup, SYSTEMD_DEADLINE};
+use crate::systemd::{self, Manager, Scope};
 
 /// Who makes cgroups.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Driver {
     /// Directories made by us, named by `cgroupsPath` as a path.
     Cgroupfs,
+    /// Scopes made by this systemd, named by `cgroupsPath` as `slice:prefix:name`.
+    Systemd(Manager),
 }
+
+/// Of units, where `cgroupsPath` names none.
+const PREFIX: &str = "plimsoll";
 
 impl Runtime {
     /// The cgroup of a container to be made; `None` where no hierarchy is mounted.
-    pub(super) fn cgroup_of(&self, facts: &CgroupFacts, spec: &Spec, id: &str) -> Option<Cgroup> {
+    pub(super) fn cgroup_of(
+        &self,
+        facts: &CgroupFacts,
+        spec: &Spec,
+        id: &str,
+    ) -> Result<Option<Cgroup>, OciError> {
         if facts.mode == CgroupMode::None {
-            return None;
+            return Ok(None);
         }
         let linux = spec.linux().as_ref();
         let resources = linux.and_then(|l| l.resources().as_ref());
@@ -36,9 +47,15 @@ impl Runtime {
                 let cgroup = Cgroup::at(facts, &path, resources);
                 let named = linux.is_some_and(|l| l.cgroups_path().is_some());
                 if self.rootless && !named {
-                    return cgroup.where_writable();
+                    return Ok(cgroup.where_writable());
                 }
-                Some(cgroup)
+                Ok(Some(cgroup))
+            }
+            Driver::Systemd(manager) => {
+                let path = path.map(Path::to_string_lossy);
+                let base = systemd::base(manager, SYSTEMD_DEADLINE)?;
+                let scope = Scope::parse(path.as_deref(), PREFIX, id, manager, &base)?;
+                Ok(Some(Cgroup::of_scope(facts, scope, resources)))
             }
         }
     }

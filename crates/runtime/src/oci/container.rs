@@ -151,6 +151,10 @@ pub struct Container {
 }
 
 /// What a directory holds.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one of them a command, taken apart where it is found"
+)]
 enum Found {
     Container(Container),
     /// Claimed, with no record yet: nothing was made for it.

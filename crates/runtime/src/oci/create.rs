@@ -232,7 +232,7 @@ impl Runtime {
         let console = wanted.console_socket.map(console::open).transpose()?;
         let pidfd_socket = wanted.pidfd_socket.map(console::open).transpose()?;
         let facts = Facts::brief(Self::cgroup_facts()?, labels(process));
-        let cgroup = self.cgroup_of(&facts.cgroup, &bundle.spec, wanted.id);
+        let cgroup = self.cgroup_of(&facts.cgroup, &bundle.spec, wanted.id)?;
         let in_mounts = hooks::before_pivot(&bundle.spec);
         let stages = Stages {
             preserve: wanted.preserve_fds,

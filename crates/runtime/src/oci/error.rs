@@ -73,6 +73,8 @@ pub enum OciError {
     Signal(String),
     #[error(transparent)]
     Cgroup(#[from] CgroupError),
+    #[error("let systemd make the cgroup")]
+    Systemd(#[from] crate::systemd::SystemdError),
     #[error("host facts")]
     Host(#[from] host::ProbeError),
     #[error("{what} is not supported: {why}")]

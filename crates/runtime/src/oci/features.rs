@@ -121,7 +121,7 @@ fn linux() -> Value {
         "namespaces": namespaces,
         "capabilities": host::CAPABILITIES.as_slice(),
         "cgroup": {
-            "v1": true, "v2": true, "systemd": false, "systemdUser": false, "rdma": false
+            "v1": true, "v2": true, "systemd": true, "systemdUser": true, "rdma": false
         },
         "seccomp": seccomp(),
         "apparmor": {"enabled": true},

@@ -170,3 +170,55 @@ fn failed_and_out_of_memory_leave_no_unit() {
         clean.assert_settled(&instance);
     });
 }
+
+/// `plimsoll oci --systemd-cgroup` with these arguments.
+#[track_caller]
+fn oci(root: &Path, arguments: &[&str]) {
+    let mut command = testkit::instance::command(testkit::instance::program());
+    command
+        .arg("oci")
+        .arg("--root")
+        .arg(root)
+        .arg("--systemd-cgroup");
+    // a container that is started keeps what it inherits
+    command.args(arguments).stdin(std::process::Stdio::null());
+    let said = root.join("said");
+    command.stderr(fs::File::create(&said).unwrap());
+    let status = command
+        .stdout(std::process::Stdio::null())
+        .status()
+        .unwrap();
+    let said = fs::read_to_string(&said).unwrap();
+    assert!(status.success(), "{arguments:?}: {said}");
+}
+
+#[test]
+fn the_oci_command_line_takes_systemd_cgroup() {
+    DEBIAN.test(|| {
+        let dir = tempfile::tempdir().unwrap();
+        let bundle = dir.path().join("bundle");
+        fs::create_dir_all(bundle.join("rootfs/bin")).unwrap();
+        fs::copy("/bin/busybox", bundle.join("rootfs/bin/busybox")).unwrap();
+        let at = bundle.to_str().unwrap();
+        oci(dir.path(), &["spec", "--bundle", at]);
+        let config = bundle.join("config.json");
+        let mut spec: Value = serde_json::from_slice(&fs::read(&config).unwrap()).unwrap();
+        spec["process"]["terminal"] = json!(false);
+        spec["process"]["args"] = json!(["/bin/busybox", "sleep", "100000"]);
+        spec["linux"]["cgroupsPath"] = json!("lab-pods.slice:lab:x");
+        spec["linux"]["resources"]["pids"] = json!({"limit": 7});
+        fs::write(&config, spec.to_string()).unwrap();
+        oci(dir.path(), &["run", "--detach", "--bundle", at, "x"]);
+        let directory = Path::new("/sys/fs/cgroup/lab.slice/lab-pods.slice/lab-x.scope");
+        assert_eq!(value(directory, "pids.max"), "7");
+        assert_eq!(property("lab-x.scope", "TasksMax"), "7");
+        assert_eq!(property("lab-x.scope", "Slice"), "lab-pods.slice");
+        oci(dir.path(), &["update", "--pids-limit", "9", "x"]);
+        assert_eq!(value(directory, "pids.max"), "9");
+        assert_eq!(property("lab-x.scope", "TasksMax"), "9");
+        oci(dir.path(), &["delete", "--force", "x"]);
+        assert!(!directory.exists());
+        let left = systemctl(&["list-units", "--all", "--plain", "--no-legend", "lab-x*"]);
+        assert_eq!(left, "");
+    });
+}
