@@ -399,14 +399,7 @@ impl Child<'_> {
             Op::MakeDir { path } => drop(self.target(path, false, 0)?),
             Op::Mask { path } => self.mask(path)?,
             Op::ReadonlyPath { path } => self.readonly_path(path)?,
-            Op::MakeReadonly { target } => {
-                let at = lookup(self.root()?, target, TARGET_ANY).at(Detail::Target)?;
-                let attr = Attr {
-                    set: sys::mount::RDONLY,
-                    ..Attr::default()
-                };
-                set_attached(at.as_fd(), &attr).at(Detail::Attributes)?;
-            }
+            Op::MakeReadonly { target } => self.make_readonly(target)?,
             Op::Sysctl { file, value } => self.sysctl(file, value)?,
             _ => return Err(Errno::NOSYS.into()),
         }
@@ -506,6 +499,15 @@ impl Child<'_> {
         attach(tree.as_fd(), at.as_fd())?;
         self.root = Some(tree);
         Ok(())
+    }
+
+    fn make_readonly(&self, target: &CStr) -> Step {
+        let at = lookup(self.root()?, target, TARGET_ANY).at(Detail::Target)?;
+        let attr = Attr {
+            set: sys::mount::RDONLY,
+            ..Attr::default()
+        };
+        set_attached(at.as_fd(), &attr).at(Detail::Attributes)
     }
 
     fn chroot(&self) -> Step {

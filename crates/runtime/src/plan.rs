@@ -405,7 +405,7 @@ struct OwnedDir {
 }
 
 impl Prelude {
-    fn finish(self, b: Builder, program: &process::Program) -> Plan {
+    fn cgroup_lists(&self) -> (ListBuf, ListBuf) {
         let dirs = ListBuf::of(self.dirs.iter().map(|d| CgroupDir {
             step: d.step,
             v2: d.v2,
@@ -426,6 +426,11 @@ impl Prelude {
                         _life: std::marker::PhantomData,
                     }),
             );
+        (dirs, writes)
+    }
+
+    fn finish(self, b: Builder, program: &process::Program) -> Plan {
+        let (dirs, writes) = self.cgroup_lists();
         let trees = ListBuf::of(self.mapped_trees.iter().map(idmap::Tree::record));
         let devices = ListBuf::of(self.net_devices.iter().map(|(name, rename)| NetDevice {
             name,

@@ -156,7 +156,7 @@ pub struct Container {
     reason = "one of them a command, taken apart where it is found"
 )]
 enum Found {
-    Container(Container),
+    Container(Box<Container>),
     /// Claimed, with no record yet: nothing was made for it.
     Nothing(Directory),
 }
@@ -200,12 +200,12 @@ impl Runtime {
         };
         let init = directory.read(INIT)?;
         let init = init.and_then(|b| Identity::from_line(&String::from_utf8_lossy(&b)));
-        Ok(Some(Found::Container(Container {
+        Ok(Some(Found::Container(Box::new(Container {
             id: id.to_owned(),
             directory,
             record,
             init,
-        })))
+        }))))
     }
 
     /// The container of that id.
@@ -214,7 +214,7 @@ impl Runtime {
     /// [`OciError::NotFound`], or a directory that can't be read.
     pub fn container(&self, id: &str) -> Result<Container, OciError> {
         match self.find(id) {
-            Ok(Some(Found::Container(c))) => Ok(c),
+            Ok(Some(Found::Container(c))) => Ok(*c),
             // runc says so too of what can't be an id
             Ok(None | Some(Found::Nothing(_))) | Err(OciError::Id) => Err(OciError::NotFound),
             Err(e) => Err(e),
