@@ -152,7 +152,7 @@ pub struct Container {
 
 /// What a directory holds.
 enum Found {
-    Container(Container),
+    Container(Box<Container>),
     /// Claimed, with no record yet: nothing was made for it.
     Nothing(Directory),
 }
@@ -196,12 +196,12 @@ impl Runtime {
         };
         let init = directory.read(INIT)?;
         let init = init.and_then(|b| Identity::from_line(&String::from_utf8_lossy(&b)));
-        Ok(Some(Found::Container(Container {
+        Ok(Some(Found::Container(Box::new(Container {
             id: id.to_owned(),
             directory,
             record,
             init,
-        })))
+        }))))
     }
 
     /// The container of that id.
@@ -210,7 +210,7 @@ impl Runtime {
     /// [`OciError::NotFound`], or a directory that can't be read.
     pub fn container(&self, id: &str) -> Result<Container, OciError> {
         match self.find(id) {
-            Ok(Some(Found::Container(c))) => Ok(c),
+            Ok(Some(Found::Container(c))) => Ok(*c),
             // runc says so too of what can't be an id
             Ok(None | Some(Found::Nothing(_))) | Err(OciError::Id) => Err(OciError::NotFound),
             Err(e) => Err(e),
@@ -343,7 +343,11 @@ impl Container {
         let path = self.directory.path.join(CONFIG);
         let bytes = self.directory.read(CONFIG)?;
         let bytes = bytes.ok_or_else(|| OciError::NoSpec(path.clone()))?;
-        serde_json::from_slice(&bytes).map_err(|source| OciError::Spec { path, source })
+        let config = crate::config::read(&bytes);
+        // its warnings were given when the container was made
+        Ok(config
+            .map_err(|source| OciError::Config { path, source })?
+            .spec)
     }
 
     pub(super) fn cgroup(&self) -> Option<&Cgroup> {
