@@ -348,14 +348,13 @@ impl Child<'_> {
             Op::AttachRoot { propagation } => {
                 // Nothing mounted from here on reaches the host, yet a clone of a mount that is a
                 // slave or a peer of the host's stays one.
-                mount_change(c"/", MountPropagationFlags::DOWNSTREAM)?;
-                self.attach_root(c"/", propagation)?;
+                let kind = MountPropagationFlags::DOWNSTREAM;
+                self.attach_root(c"/", kind, propagation)?;
             }
             Op::AttachRootAt { path, propagation } => {
                 // the path may lie on any of the host's mounts: none of them may send it back
-                let all = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
-                mount_change(c"/", all)?;
-                self.attach_root(path, propagation)?;
+                let kind = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
+                self.attach_root(path, kind, propagation)?;
             }
             Op::OpenShared {
                 source,
@@ -404,6 +403,15 @@ impl Child<'_> {
             _ => return Err(Errno::NOSYS.into()),
         }
         Ok(())
+    }
+
+    fn make_readonly(&self, target: &CStr) -> Step {
+        let at = lookup(self.root()?, target, TARGET_ANY).at(Detail::Target)?;
+        let attr = Attr {
+            set: sys::mount::RDONLY,
+            ..Attr::default()
+        };
+        set_attached(at.as_fd(), &attr).at(Detail::Attributes)
     }
 
     fn run_process(&mut self, op: &Op<'_>) -> Step {
@@ -463,7 +471,8 @@ impl Child<'_> {
         Ok(self.root.as_ref().ok_or(Errno::BADF)?.as_fd())
     }
 
-    fn attach_root(&mut self, path: &CStr, propagation: u64) -> Step {
+    fn attach_root(&mut self, path: &CStr, host: MountPropagationFlags, propagation: u64) -> Step {
+        mount_change(c"/", host)?;
         let root = self.root()?;
         let attr = Attr {
             propagation,

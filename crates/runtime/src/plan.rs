@@ -404,16 +404,22 @@ struct OwnedDir {
     cpuset: bool,
 }
 
+impl OwnedDir {
+    fn record(&self) -> CgroupDir<'_> {
+        CgroupDir {
+            step: self.step,
+            v2: self.v2,
+            controllers: &self.controllers,
+            path: &self.path,
+            cpuset: self.cpuset,
+            _life: std::marker::PhantomData,
+        }
+    }
+}
+
 impl Prelude {
     fn cgroup_lists(&self) -> (ListBuf, ListBuf) {
-        let dirs = ListBuf::of(self.dirs.iter().map(|d| CgroupDir {
-            step: d.step,
-            v2: d.v2,
-            controllers: &d.controllers,
-            path: &d.path,
-            cpuset: d.cpuset,
-            _life: std::marker::PhantomData,
-        }));
+        let dirs = ListBuf::of(self.dirs.iter().map(OwnedDir::record));
         let writes =
             ListBuf::of(
                 self.writes

@@ -265,9 +265,12 @@ fn process_of(
     args: &[String],
 ) -> Result<Process, Failure> {
     if let Some(path) = &options.process {
-        let bytes = std::fs::read(path)?;
-        return serde_json::from_slice(&bytes)
-            .map_err(|e| Failure::Message(format!("{}: {e}", path.display()), 255));
+        let said = |why: String| Failure::Message(format!("{}: {why}", path.display()), 255);
+        let bytes = std::fs::read(path).map_err(|e| said(crate::verb::reason(&e)))?;
+        let read = runtime::config::read_process(&bytes);
+        return read
+            .map(|(process, _)| process)
+            .map_err(|e| said(chain(&e)));
     }
     if args.is_empty() {
         return Err(Failure::Message("process args cannot be empty".into(), 255));

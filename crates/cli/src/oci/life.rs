@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use runtime::oci::{Create, OciError, signal_number};
 
 use super::{Context, Failure, Outcome, Verb, foreground};
-use crate::flags::{Flag, go_uint, refused, switch, value};
+use crate::flags::{Flag, go_uint, switch, value};
 
 #[derive(Debug, Default)]
 pub(super) struct CreateOptions {
@@ -15,6 +15,7 @@ pub(super) struct CreateOptions {
     pidfd_socket: Option<PathBuf>,
     preserve_fds: u32,
     no_new_keyring: bool,
+    no_pivot: bool,
     detach: bool,
     keep: bool,
     no_subreaper: bool,
@@ -86,10 +87,11 @@ const CREATE_FLAGS: &[Flag<CreateOptions>] = &[
         |o, v| o.no_new_keyring = v,
         "Stay in the caller's session keyring",
     ),
-    refused(
+    switch(
         "no-pivot",
         None,
-        "put the root file system on something else than the initial ramdisk",
+        |o, v| o.no_pivot = v,
+        "chroot instead of pivot_root, for a root on the initial ramdisk",
     ),
 ];
 
@@ -175,6 +177,7 @@ impl Prepared {
             preserve_fds: self.preserve_fds + self.listen_fds,
             listen_fds: self.listen_fds,
             no_new_keyring: options.no_new_keyring,
+            no_pivot: options.no_pivot,
             detach,
             console_size: crate::term::size().filter(|_| !detach),
         }

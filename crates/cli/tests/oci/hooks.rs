@@ -80,7 +80,7 @@ fn each_kind_runs_when_and_where_it_should_with_the_state() {
         serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
     };
     for (kind, status) in [
-        ("prestart", "creating"),
+        ("prestart", "created"),
         ("createRuntime", "creating"),
         ("createContainer", "creating"),
         ("poststart", "running"),

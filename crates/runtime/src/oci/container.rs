@@ -343,7 +343,11 @@ impl Container {
         let path = self.directory.path.join(CONFIG);
         let bytes = self.directory.read(CONFIG)?;
         let bytes = bytes.ok_or_else(|| OciError::NoSpec(path.clone()))?;
-        serde_json::from_slice(&bytes).map_err(|source| OciError::Spec { path, source })
+        let config = crate::config::read(&bytes);
+        // its warnings were given when the container was made
+        Ok(config
+            .map_err(|source| OciError::Config { path, source })?
+            .spec)
     }
 
     pub(super) fn cgroup(&self) -> Option<&Cgroup> {

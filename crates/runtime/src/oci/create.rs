@@ -12,7 +12,7 @@ use super::error::{errno, io};
 use super::hooks::{self, Kind};
 use super::process::Identity;
 use super::state::{FORMAT, Record};
-use super::{Container, OciError, Runtime, Status, console, rfc3339};
+use super::{Container, OciError, Runtime, State, Status, console, rfc3339};
 use crate::cgroup::Cgroup;
 use crate::{
     Asked, Descriptors, EncodedPlan, Pending, Plan, PlanInput, Rootfs, SeccompChoice, Stages, Stop,
@@ -32,6 +32,8 @@ pub struct Create<'a> {
     /// How many of them, the first ones, are listening sockets. source: sd_listen_fds(3).
     pub listen_fds: u32,
     pub no_new_keyring: bool,
+    /// chroot instead of pivot_root, for a root on the initial ramdisk.
+    pub no_pivot: bool,
     /// Nobody of ours stays with the container.
     pub detach: bool,
     /// Rows and columns of a terminal whose size the spec doesn't say.
@@ -52,6 +54,7 @@ struct Bundle {
     spec: Spec,
     bytes: Vec<u8>,
     rootfs: PathBuf,
+    warnings: Vec<String>,
 }
 
 impl Bundle {
@@ -63,8 +66,9 @@ impl Bundle {
             }
             other => other.map_err(io("read", &path))?,
         };
-        let spec: Spec =
-            serde_json::from_slice(&bytes).map_err(|source| OciError::Spec { path, source })?;
+        let config = crate::config::read(&bytes);
+        let config = config.map_err(|source| OciError::Config { path, source })?;
+        let spec = config.spec;
         let root = spec.root().as_ref().ok_or_else(|| OciError::Invalid {
             what: CONFIG.to_owned(),
             why: "it has no root".to_owned(),
@@ -74,6 +78,7 @@ impl Bundle {
             spec,
             bytes,
             rootfs,
+            warnings: config.warnings,
         })
     }
 }
@@ -177,6 +182,7 @@ pub(super) fn plan_of(
     rootfs: &Path,
     cgroup: Option<&Cgroup>,
     stages: &Stages<'_>,
+    (bundle, no_pivot): (&Path, bool),
 ) -> Result<Plan, OciError> {
     Ok(crate::plan_staged(
         &PlanInput {
@@ -191,7 +197,9 @@ pub(super) fn plan_of(
             create_cwd: true,
             die_with_parent: false,
             choices: crate::Choices {
+                no_pivot,
                 strict_limits: true,
+                bundle: Some(bundle.to_owned()),
                 ..crate::Choices::default()
             },
         },
@@ -220,6 +228,9 @@ impl Runtime {
         super::container::check_id(wanted.id)?;
         check_preserved(wanted.preserve_fds)?;
         let mut bundle = Bundle::read(wanted.bundle)?;
+        for warning in std::mem::take(&mut bundle.warnings) {
+            self.warn(warning);
+        }
         if let (Some(size), Some(process)) = (wanted.console_size, bundle.spec.process_mut()) {
             size_console(process, size);
         }
@@ -247,6 +258,7 @@ impl Runtime {
             &bundle.rootfs,
             cgroup.as_ref(),
             &stages,
+            (wanted.bundle, wanted.no_pivot),
         )?;
         plan.warnings().iter().for_each(|w| self.warn(w.as_str()));
         let directory = self.claim(wanted.id)?;
@@ -284,6 +296,7 @@ fn record(wanted: &Create<'_>, bundle: &Bundle, cgroup: Option<Cgroup>) -> Recor
         created: rfc3339(SystemTime::now(), true),
         annotations: annotations.map(|(k, v)| (k.clone(), v.clone())).collect(),
         cgroup,
+        no_pivot: wanted.no_pivot,
     }
 }
 
@@ -371,9 +384,13 @@ impl Making<'_> {
         let mut state = self.container.brief(Status::Creating);
         state.pid = pending.pid();
         let spec = &self.bundle.spec;
-        for kind in [Kind::Prestart, Kind::CreateRuntime] {
-            hooks::run(kind, spec, &state, None)?;
-        }
+        // older than the word "creating": such hooks were written for "created"
+        let early = State {
+            status: Status::Created,
+            ..state.clone()
+        };
+        hooks::run(Kind::Prestart, spec, &early, None)?;
+        hooks::run(Kind::CreateRuntime, spec, &state, None)?;
         let inside = hooks::Inside::of(spec, pending.pid(), pending.pidfd())?;
         hooks::run(Kind::CreateContainer, spec, &state, Some(&inside))
     }

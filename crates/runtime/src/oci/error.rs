@@ -17,11 +17,11 @@ pub enum OciError {
     Exists,
     #[error("JSON specification file {} not found", .0.display())]
     NoSpec(PathBuf),
-    #[error("{} is no OCI configuration", path.display())]
-    Spec {
+    #[error("{}", path.display())]
+    Config {
         path: PathBuf,
         #[source]
-        source: serde_json::Error,
+        source: crate::config::ConfigError,
     },
     #[error("{what}: {why}")]
     Invalid { what: String, why: String },

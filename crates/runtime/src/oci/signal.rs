@@ -47,7 +47,8 @@ const NAMES: [(&str, i32); 34] = [
 pub fn signal_number(text: &str) -> Result<i32, OciError> {
     let invalid = || OciError::Signal(text.to_owned());
     if let Ok(n) = text.parse::<i32>() {
-        return Some(n).filter(|n| (1..=64).contains(n)).ok_or_else(invalid);
+        // 0 only asks whether the process is there
+        return Some(n).filter(|n| (0..=64).contains(n)).ok_or_else(invalid);
     }
     let upper = text.to_ascii_uppercase();
     let bare = upper.strip_prefix("SIG").unwrap_or(&upper);
@@ -77,6 +78,7 @@ mod tests {
     fn names_and_numbers() {
         for (text, n) in [
             ("9", 9),
+            ("0", 0),
             ("KILL", 9),
             ("SIGKILL", 9),
             ("sigterm", 15),
@@ -85,7 +87,7 @@ mod tests {
         ] {
             assert_eq!(signal_number(text).unwrap(), n, "{text}");
         }
-        for text in ["", "0", "65", "SIGNOPE", "-9", "RTMIN-1", "RTMAX+1"] {
+        for text in ["", "-1", "65", "SIGNOPE", "-9", "RTMIN-1", "RTMAX+1"] {
             assert!(signal_number(text).is_err(), "{text}");
         }
     }

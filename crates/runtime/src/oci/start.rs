@@ -52,14 +52,16 @@ impl Runtime {
     fn explain(&self, container: &Container, spec: &Spec, error: StepError) -> OciError {
         let plan = Self::cgroup_facts().and_then(|cgroups| {
             let facts = Facts::brief(cgroups, labels(spec.process().as_ref()));
-            let rootfs = &container.record.rootfs;
+            let record = &container.record;
+            let rootfs = &record.rootfs;
             let stages = Stages {
                 hooks: hooks::before_pivot(spec).then_some(rootfs.as_path()),
                 ready: true,
                 start: Some(0),
                 ..Stages::default()
             };
-            plan_of(spec, &facts, rootfs, container.cgroup(), &stages)
+            let place = (record.bundle.as_path(), record.no_pivot);
+            plan_of(spec, &facts, rootfs, container.cgroup(), &stages, place)
         });
         match plan {
             Ok(plan) => failed(&plan, error),
@@ -74,7 +76,7 @@ impl Runtime {
     pub(super) fn after_start(&self, container: &Container, spec: &Spec) {
         if hooks::any(Kind::Poststart, spec) {
             let state = container.brief(Status::Running);
-            self.tolerate(hooks::run(Kind::Poststart, spec, &state, None));
+            self.tolerate(hooks::run_each(Kind::Poststart, spec, &state));
         }
     }
 

@@ -23,6 +23,8 @@ pub(super) struct Record {
     #[serde(default)]
     pub(super) annotations: BTreeMap<String, String>,
     pub(super) cgroup: Option<Cgroup>,
+    #[serde(default)]
+    pub(super) no_pivot: bool,
 }
 
 /// The state as `state` prints it and as hooks read it.
