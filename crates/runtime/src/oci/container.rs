@@ -151,10 +151,6 @@ pub struct Container {
 }
 
 /// What a directory holds.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "one of them a command, taken apart where it is found"
-)]
 enum Found {
     Container(Box<Container>),
     /// Claimed, with no record yet: nothing was made for it.
