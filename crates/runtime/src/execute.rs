@@ -405,15 +405,6 @@ impl Child<'_> {
         Ok(())
     }
 
-    fn make_readonly(&self, target: &CStr) -> Step {
-        let at = lookup(self.root()?, target, TARGET_ANY).at(Detail::Target)?;
-        let attr = Attr {
-            set: sys::mount::RDONLY,
-            ..Attr::default()
-        };
-        set_attached(at.as_fd(), &attr).at(Detail::Attributes)
-    }
-
     fn run_process(&mut self, op: &Op<'_>) -> Step {
         match *op {
             Op::Terminal { .. } => self.terminal(op)?,
