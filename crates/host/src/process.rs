@@ -143,11 +143,17 @@ pub(crate) fn read() -> Result<ProcessFacts, ProbeError> {
     })
 }
 
+/// The kernel's sets have 64 bits; those it does not know are never set.
+const LAST_BIT: u32 = 63;
+
 /// What planning reads of this process, and no more: for a process that lives for one start.
 pub(crate) fn brief() -> ProcessFacts {
     ProcessFacts {
         uid: rustix::process::geteuid().as_raw(),
-        bounding: names(sys::caps::bounding(), 63),
+        // who can't be asked what it may is taken for one without rights
+        capabilities: names(sys::caps::get().map_or(0, |sets| sets.effective), LAST_BIT),
+        bounding: names(sys::caps::bounding(), LAST_BIT),
+        last_capability: LAST_BIT,
         // a score below the own is the kernel's to refuse
         oom_score_adj: i32::MIN,
         ..ProcessFacts::default()
@@ -167,5 +173,18 @@ pub(crate) fn lsm() -> LsmFacts {
         selinux: selinux.is_some(),
         selinux_enforcing: selinux == Some(b'1'),
         landlock: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_brief_facts_are_the_whole_ones() {
+        let (brief, whole) = (brief(), read().unwrap());
+        assert_eq!(brief.uid, whole.uid);
+        assert_eq!(brief.capabilities, whole.capabilities);
+        assert_eq!(brief.bounding, whole.bounding);
     }
 }

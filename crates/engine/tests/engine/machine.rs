@@ -87,6 +87,11 @@ async fn run(steps: Vec<Step>) {
                 drop(engine);
                 lab.drop_engine().await;
                 lab.start().await;
+                // readiness waits for shims only so long; on a busy machine one is taken up after it
+                lab.until("it is taken up", || {
+                    (after.is_none() || after == Some(lab.view(&id).phase)).then_some(())
+                })
+                .await;
                 Ok(())
             }
         };
