@@ -170,10 +170,10 @@ pub fn compile(profile: &LinuxSeccomp) -> Result<Arc<Filter>, CompileError> {
     })
 }
 
-/// As [`compile`], kept nowhere: for a process that starts one container.
+/// As [`compile()`], kept nowhere: for a process that starts one container.
 ///
 /// # Errors
-/// As [`compile`].
+/// As [`compile()`].
 pub fn compile_once(profile: &LinuxSeccomp) -> Result<Filter, CompileError> {
     let notifies = notifies(profile)?;
     let book = rulebook(profile)?;
