@@ -25,7 +25,11 @@ impl Meter {
         let cpuacct = cgroups.controller("cpuacct");
         let dir = cpuacct.map(|h| h.mount.join(parent.trim_start_matches('/')));
         if let Some(dir) = &dir {
-            fs::create_dir(dir)?;
+            match fs::create_dir(dir) {
+                // ours: an engine of this name was metered before, and what it left isn't gone yet
+                Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
+                other => other?,
+            }
         }
         Ok(Self { dir, parent })
     }
