@@ -96,9 +96,7 @@ fn in_own_namespace(arguments: &[String]) -> Result<Option<Result<(), Failed>>, 
     std::fs::create_dir(&mount)?;
     std::fs::File::create(&image)?.set_len(DISK_GIB << 30)?;
     run(program("mkfs.ext4").args(["-q", "-F"]).arg(&image))?;
-    let cgroups = host::cgroups::read()?;
-    let hybrid = cgroups.mode == host::CgroupMode::Hybrid;
-    let hidden = cgroups.v2().filter(|_| hybrid).map(|h| h.mount.clone());
+    let hidden = setup::unified_beside_v1()?;
     const SCRIPT: &str = "mount -o loop \"$1\" \"$2\" && { test -z \"$3\" || umount \"$3\"; } \
                           && TMPDIR=$2 && export TMPDIR && shift 3 && \"$@\"";
     let mut command = program("unshare");

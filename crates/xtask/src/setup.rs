@@ -91,6 +91,13 @@ pub(crate) fn needs_root(what: &str) -> Result<(), Failed> {
     Err(format!("{what} makes containers and installs packages: run it as root").into())
 }
 
+/// Where version 2 is mounted beside version 1, if it is: crun refuses such hosts.
+pub(crate) fn unified_beside_v1() -> Result<Option<PathBuf>, Failed> {
+    let cgroups = host::cgroups::read()?;
+    let hybrid = cgroups.mode == host::CgroupMode::Hybrid;
+    Ok(cgroups.v2().filter(|_| hybrid).map(|h| h.mount.clone()))
+}
+
 /// Runs the whole command again in a mount namespace that doesn't show the version 2 hierarchy.
 /// `None` where there is none beside version 1, or we are in there already.
 ///
@@ -100,9 +107,7 @@ pub(crate) fn without_unified(
     arguments: &[String],
 ) -> Result<Option<Result<(), Failed>>, Failed> {
     const INSIDE: &str = "PLIMSOLL_WITHOUT_UNIFIED";
-    let cgroups = host::cgroups::read()?;
-    let hybrid = cgroups.mode == host::CgroupMode::Hybrid;
-    let Some(v2) = cgroups.v2().filter(|_| hybrid) else {
+    let Some(v2) = unified_beside_v1()? else {
         return Ok(None);
     };
     if std::env::var_os(INSIDE).is_some() {
@@ -113,7 +118,7 @@ pub(crate) fn without_unified(
         .args(["--mount", "--propagation", "private", "sh", "-c"])
         .arg("umount \"$1\" && shift && exec \"$@\"")
         .arg("sh")
-        .arg(&v2.mount)
+        .arg(v2)
         .arg(std::env::current_exe()?)
         .arg(command)
         .args(arguments)
