@@ -187,21 +187,7 @@ async fn from_disk(engine: Arc<Inner>, record: ContainerRecord) -> Found {
                 tracing::warn!(container = record.id, %error, "its cgroup stays");
             }
             let dir = inner.store.container_dir(&record.id);
-            let exit = shim::read_exit(&dir);
-            let exit = exit.map_err(Error::store("read the exit record"))?;
-            Ok(match exit {
-                // the row was written, the record not yet taken away
-                Some(exit) if record.state.finished_at.as_ref() == Some(&exit.finished_at) => {
-                    Found::AtRest
-                }
-                // the row had it, the shim's own record was taken away, and then the shim was
-                // killed before it had cleaned up: what was made up does not replace what was told
-                Some(exit) if exit.shim_died && record.state.phase != Phase::Starting => {
-                    Found::AtRest
-                }
-                Some(exit) => Found::Ended(exit),
-                None => without_exit(&record, inner.store.boot_id()),
-            })
+            ended_by_record(shim::read_exit(&dir), &record, inner.store.boot_id())
         })
         .await;
     read.unwrap_or_else(|error| {
@@ -210,14 +196,34 @@ async fn from_disk(engine: Arc<Inner>, record: ContainerRecord) -> Found {
     })
 }
 
-fn without_exit(record: &ContainerRecord, boot_id: &str) -> Found {
-    if record.state.phase != Phase::Starting || record.state.boot_id == boot_id {
-        return Found::AtRest;
-    }
-    Found::Lost {
-        code: 255,
-        error: "the machine went down while it ran".to_owned(),
-    }
+fn ended_by_record(
+    read: Result<Option<shim::ExitRecord>, shim::RecordError>,
+    record: &ContainerRecord,
+    boot_id: &str,
+) -> Result<Found, Error> {
+    let started = record.state.phase == Phase::Starting;
+    let went_down = started && record.state.boot_id != boot_id;
+    let exit = match read {
+        // between its rename and its syncs, so nobody was told of it
+        Err(error @ shim::RecordError::Corrupt { .. }) if went_down => {
+            tracing::warn!(container = record.id, %error, "torn when the machine went down; left out");
+            None
+        }
+        read => read.map_err(Error::store("read the exit record"))?,
+    };
+    Ok(match exit {
+        // the row was written, the record not yet taken away
+        Some(exit) if record.state.finished_at.as_ref() == Some(&exit.finished_at) => Found::AtRest,
+        // the row had it, the shim's own record was taken away, and then the shim was
+        // killed before it had cleaned up: what was made up does not replace what was told
+        Some(exit) if exit.shim_died && !started => Found::AtRest,
+        Some(exit) => Found::Ended(exit),
+        None if went_down => Found::Lost {
+            code: 255,
+            error: "the machine went down while it ran".to_owned(),
+        },
+        None => Found::AtRest,
+    })
 }
 
 /// What no container owns.
@@ -281,5 +287,31 @@ async fn end_strange(run_dir: &Path) {
             drop(Shim::adopt(run_dir, ADOPT_DEADLINE).await);
         }
         Err(error) => tracing::debug!(%error, "no shim to end"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn torn() -> Result<Option<shim::ExitRecord>, shim::RecordError> {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("exit.json"), "{\"code\":").unwrap();
+        shim::read_exit(dir.path())
+    }
+
+    fn started_in(boot: &str) -> ContainerRecord {
+        let mut record = crate::testing::record();
+        record.state.phase = Phase::Starting;
+        record.state.boot_id = boot.to_owned();
+        record
+    }
+
+    #[test]
+    fn a_record_torn_by_a_power_cut_counts_as_none() {
+        let found = ended_by_record(torn(), &started_in("before"), "now").unwrap();
+        assert!(matches!(found, Found::Lost { code: 255, .. }));
+        assert!(ended_by_record(torn(), &started_in("now"), "now").is_err());
+        assert!(ended_by_record(torn(), &crate::testing::record(), "now").is_err());
     }
 }

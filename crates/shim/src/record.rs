@@ -1,10 +1,13 @@
 //! The exit record: how a container ended, on disk before anyone is told.
 //!
-//! `exit.json` is written as `.exit.json.tmp`, synced, renamed, and its directory synced; a record
-//! of an `ephemeral` container skips the syncs. A reader therefore sees a whole record or none.
+//! `exit.json` is written as `.exit.json.tmp` and renamed, then it and its directory are synced; a
+//! record of an `ephemeral` container skips the syncs. A reader in the same boot sees a whole record
+//! or none. With the rename before the syncs a journaling file system commits once and not twice; a
+//! power cut between them may leave a record that is empty or torn, which nobody was told of:
+//! [`RecordError::Corrupt`].
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -66,20 +69,27 @@ impl RecordError {
     }
 }
 
-/// The record in a container's directory, if it has ended since the last [`remove_exit`].
+/// The record in a container's directory, if it has ended since the last [`remove_exit`]. Its
+/// writer may have been killed before it synced, so it is synced here: what a reader acts on stays.
 ///
 /// # Errors
-/// The file exists and cannot be read, or is not a record.
+/// The file exists and cannot be read or synced, or is not a record.
 pub fn read_exit(dir: &Path) -> Result<Option<ExitRecord>, RecordError> {
     let path = dir.join(EXIT_FILE);
-    let bytes = match std::fs::read(&path) {
-        Ok(bytes) => bytes,
+    let mut file = match File::open(&path) {
+        Ok(file) => file,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(RecordError::io("read", &path)(e)),
+        Err(e) => return Err(RecordError::io("open", &path)(e)),
     };
-    serde_json::from_slice(&bytes)
-        .map(Some)
-        .map_err(|source| RecordError::Corrupt { path, source })
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)
+        .map_err(RecordError::io("read", &path))?;
+    let record = serde_json::from_slice(&bytes).map_err(|source| RecordError::Corrupt {
+        path: path.clone(),
+        source,
+    })?;
+    sync(&file, &path, dir)?;
+    Ok(Some(record))
 }
 
 /// Takes the record away before a new start; that there is none is fine.
@@ -115,12 +125,7 @@ pub fn write_exit(dir: &Path, record: &ExitRecord, ephemeral: bool) -> Result<()
     let mut file = create().map_err(RecordError::io("create", &staged))?;
     let write = |file: &mut File| {
         sys::fault::point("shim.exit.write")?;
-        file.write_all(&bytes)?;
-        if !ephemeral {
-            sys::fault::point("shim.exit.sync")?;
-            file.sync_all()?;
-        }
-        Ok(())
+        file.write_all(&bytes)
     };
     write(&mut file).map_err(RecordError::io("write", &staged))?;
     let rename = || {
@@ -129,11 +134,20 @@ pub fn write_exit(dir: &Path, record: &ExitRecord, ephemeral: bool) -> Result<()
     };
     rename().map_err(RecordError::io("rename to", &path))?;
     if !ephemeral {
-        let sync = || {
-            sys::fault::point("shim.exit.sync_dir")?;
-            File::open(dir)?.sync_all()
-        };
-        sync().map_err(RecordError::io("sync", dir))?;
+        sync(&file, &path, dir)?;
     }
     Ok(())
+}
+
+fn sync(file: &File, path: &Path, dir: &Path) -> Result<(), RecordError> {
+    let sync_file = || {
+        sys::fault::point("shim.exit.sync")?;
+        file.sync_all()
+    };
+    sync_file().map_err(RecordError::io("sync", path))?;
+    let sync_dir = || {
+        sys::fault::point("shim.exit.sync_dir")?;
+        File::open(dir)?.sync_all()
+    };
+    sync_dir().map_err(RecordError::io("sync", dir))
 }
