@@ -167,6 +167,7 @@ impl Server {
     pub(super) fn leave(mut self) -> i32 {
         // what cannot be removed now either is found as a stray at the daemon's next start
         self.remove_cgroup();
+        drop(self.root.take());
         // a directory that is left is found by the next adoption
         drop(remove_run_dir(&self.launch.run_dir, self.state.shim_pid));
         0

@@ -113,6 +113,9 @@ struct Server {
     signals: OwnedFd,
     /// The network namespace and the sockets that keep its ports: theirs is the shim's life.
     held: Vec<OwnedFd>,
+    /// The root file system. Who lets go of an overlay last writes back the whole file system below
+    /// it: that is not to be the container, whose end somebody waits for.
+    root: Option<OwnedFd>,
     cgroup: Option<Cgroup>,
     oom: Option<OomWatch>,
     oom_killed: bool,

@@ -111,6 +111,7 @@ fn prepare(request: Request) -> Result<Server, Refusal> {
         listener,
         signals,
         held: request.held,
+        root: request.root,
         oom: None,
         oom_killed: false,
         oom_looks: 0,
@@ -128,7 +129,7 @@ fn prepare(request: Request) -> Result<Server, Refusal> {
     server
         .watch_sockets(request.control)
         .map_err(Refusal::own("poll the shim's sockets"))?;
-    server.start_first(&encoded, request.root, request.attach)?;
+    server.start_first(&encoded, request.attach)?;
     Ok(server)
 }
 
@@ -206,7 +207,6 @@ impl Server {
     fn start_first(
         &mut self,
         plan: &EncodedPlan<'_>,
-        root: Option<OwnedFd>,
         attach: Vec<(AttachOptions, OwnedFd)>,
     ) -> Result<(), Refusal> {
         let launch = &self.launch;
@@ -215,7 +215,7 @@ impl Server {
             .map_err(Refusal::own("make the container's pipes"))?;
         let passed: Vec<_> = self.held.iter().map(AsFd::as_fd).collect();
         let fds = Descriptors {
-            root: root.as_ref().map(AsFd::as_fd),
+            root: self.root.as_ref().map(AsFd::as_fd),
             stdio: stdio.theirs.each_ref().map(AsFd::as_fd),
             target: None,
             passed: &passed,
