@@ -15,7 +15,7 @@
 //! those that answer have, at most [`READY_WITHIN`] later.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -150,12 +150,12 @@ pub(crate) async fn adopt(engine: &Arc<Inner>, record: ContainerRecord) -> Found
     let run_dir = engine.shim_dir(&record.id);
     match Shim::adopt(&run_dir, ADOPT_DEADLINE).await {
         Ok((shim, status)) => {
-            // a handful of looks at the kernel's own files
-            let cgroup = container::cgroup_found(engine, &record);
+            let cgroup = shim.cgroup().cloned();
+            let cgroup = cgroup.unwrap_or_else(|| container::cgroup_found(engine, &record));
             Found::Running {
                 shim,
                 status: Box::new(status),
-                paused: is_frozen(&cgroup),
+                paused: cgroup.is_frozen(),
                 cgroup: Arc::new(cgroup),
             }
         }
@@ -165,16 +165,6 @@ pub(crate) async fn adopt(engine: &Arc<Inner>, record: ContainerRecord) -> Found
         Err(error @ AdoptError::Mute { .. }) => Found::Mute(error.to_string()),
         Err(error) => Found::Broken(Error::store("take up its shim")(error).report()),
     }
-}
-
-/// source: Documentation/admin-guide/cgroup-v1/freezer-subsystem.rst and cgroup-v2.rst.
-fn is_frozen(cgroup: &Cgroup) -> bool {
-    let holds = |path: PathBuf, word: &str| {
-        std::fs::read_to_string(path).is_ok_and(|text| text.trim() == word)
-    };
-    cgroup.paths().any(|dir| {
-        holds(dir.join("freezer.state"), "FROZEN") || holds(dir.join("cgroup.freeze"), "1")
-    })
 }
 
 /// No shim: the files say how it ended.

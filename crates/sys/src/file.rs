@@ -1,6 +1,7 @@
-//! Hints about files that neither the standard library nor rustix offers.
+//! What neither the standard library nor rustix offers about files.
 
 use std::fs::File;
+use std::io::{self, Read};
 use std::os::fd::AsRawFd;
 
 /// Whether a descriptor of that number is open in this process.
@@ -20,4 +21,14 @@ pub fn start_writeback(file: &File, offset: u64, len: u64) {
     let _hint = unsafe {
         libc::sync_file_range(file.as_raw_fd(), offset, len, libc::SYNC_FILE_RANGE_WRITE)
     };
+}
+
+/// A file of the kernel's that is given whole by one read: no size is asked for, nothing allocated.
+/// What is longer than the buffer is cut off.
+///
+/// # Errors
+/// The file cannot be opened or read.
+pub fn read_short<'a>(path: &str, buffer: &'a mut [u8]) -> io::Result<&'a [u8]> {
+    let length = File::open(path)?.read(buffer)?;
+    Ok(&buffer[..length])
 }

@@ -133,6 +133,12 @@ impl Shim {
         Ok((shim, status))
     }
 
+    /// Where its container's cgroup lies, as the shim made it.
+    #[must_use]
+    pub fn cgroup(&self) -> Option<&runtime::cgroup::Cgroup> {
+        self.inner.state.cgroup.as_ref()
+    }
+
     /// A receiver of what happens from now on; an exit that has already happened is told again.
     #[must_use]
     pub fn events(&self) -> Events {
@@ -606,7 +612,10 @@ fn identify(
 /// The process a pidfd names; -1 if it has ended and been reaped.
 fn pid_of(pidfd: BorrowedFd<'_>) -> Option<i32> {
     use std::os::fd::AsRawFd;
-    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd())).ok()?;
+    let info = format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd());
+    let mut buffer = [0; 1024];
+    let info = sys::file::read_short(&info, &mut buffer).ok()?;
+    let info = std::str::from_utf8(info).ok()?;
     let line = info.lines().find_map(|l| l.strip_prefix("Pid:"))?;
     line.trim().parse().ok()
 }

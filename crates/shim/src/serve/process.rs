@@ -178,7 +178,9 @@ pub(super) fn dont_block(fd: &OwnedFd) -> io::Result<()> {
 
 /// Field 22 of `/proc/<pid>/stat`: with the pid it names a process for ever.
 pub(crate) fn start_time(pid: i32) -> io::Result<u64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let mut buffer = [0; 1024];
+    let stat = sys::file::read_short(&format!("/proc/{pid}/stat"), &mut buffer)?;
+    let stat = String::from_utf8_lossy(stat);
     // the command's name, in parentheses, may hold anything
     let after = stat.rsplit_once(')').map_or("", |(_, after)| after);
     after
