@@ -202,6 +202,47 @@ impl Cgroup {
         out
     }
 
+    /// The cgroups of a process of this cgroup that is to be killed alone, with all it starts: what
+    /// it enters, and of that what is its own. Apart in one hierarchy only, the one that kills best.
+    #[must_use]
+    pub fn nested(&self, name: &str) -> (Self, Self) {
+        let best = |d: &&Dir| d.v2;
+        let chosen = self.dirs.iter().find(best);
+        let chosen = chosen.or_else(|| self.dir("freezer"));
+        let chosen = chosen.or_else(|| self.dirs.first()).cloned();
+        let mut entered = Self {
+            scope: None,
+            ..self.clone()
+        };
+        let mut own = Self {
+            dirs: Vec::new(),
+            scope: None,
+        };
+        for d in &mut entered.dirs {
+            if chosen.as_ref() == Some(d) {
+                d.path.push(name);
+                own.dirs.push(d.clone());
+            }
+        }
+        (entered, own)
+    }
+
+    /// Makes the directories of [`Cgroup::nested`]; those that exist are fine.
+    ///
+    /// # Errors
+    /// As the kernel's: the cgroup above is gone, or the host's limit of cgroups is reached.
+    pub fn make(&self) -> Result<(), CgroupError> {
+        for d in &self.dirs {
+            let made = sys::fault::point("cgroup.nested.mkdir")
+                .and_then(|()| std::fs::create_dir(&d.path));
+            match made {
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+                other => other.map_err(failed("make", &d.path))?,
+            }
+        }
+        Ok(())
+    }
+
     fn placed(
         facts: &CgroupFacts,
         resources: Option<&LinuxResources>,

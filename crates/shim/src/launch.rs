@@ -130,6 +130,52 @@ pub struct Status {
     pub execs: Vec<ExecStatus>,
 }
 
+/// When a container's health is checked, and what counts as ill.
+///
+/// source: Docker Engine API, `HealthConfig`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HealthCheck {
+    /// From the end of a check to the start of the next.
+    pub interval: Duration,
+    /// A check that takes longer is killed, with all it has started, and has failed.
+    pub timeout: Duration,
+    /// Failures in this time after the start don't count, until a first success.
+    pub start_period: Duration,
+    /// The interval in that time.
+    pub start_interval: Duration,
+    /// Failures in a row that make it unhealthy; at least 1.
+    pub retries: u32,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum HealthStatus {
+    #[default]
+    Starting,
+    Healthy,
+    Unhealthy,
+}
+
+/// One check.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct HealthResult {
+    /// RFC 3339 with nanoseconds, UTC.
+    pub start: String,
+    pub end: String,
+    /// -1: it did not run, or was killed at its deadline.
+    pub code: i32,
+    /// Both outputs, at most 4096 bytes of them.
+    pub output: String,
+}
+
+/// What is known of a container's health.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Health {
+    pub status: HealthStatus,
+    pub failing_streak: u32,
+    /// The last 5, oldest first.
+    pub log: Vec<HealthResult>,
+}
+
 /// What a shim tells without being asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
@@ -142,6 +188,8 @@ pub enum Event {
         exec_id: String,
         code: i32,
     },
+    /// A health check has ended.
+    Health(Health),
     /// The receiver was too slow and missed some: ask for the status.
     Missed,
 }

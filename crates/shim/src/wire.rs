@@ -12,7 +12,10 @@
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-use crate::launch::{AttachOptions, ExecLaunch, ExecStatus, Launch, LogPlan, Phase, Status};
+use crate::launch::{
+    AttachOptions, ExecLaunch, ExecStatus, Health, HealthCheck, HealthResult, HealthStatus, Launch,
+    LogPlan, Phase, Status,
+};
 
 /// The longest message; a socket's default buffer takes several.
 pub(crate) const MAX_MESSAGE: usize = 32 << 10;
@@ -37,6 +40,8 @@ pub(crate) mod kind {
     pub(crate) const SIGNAL: u16 = 0x23;
     pub(crate) const RESIZE: u16 = 0x24;
     pub(crate) const ROOT: u16 = 0x25;
+    /// Descriptor: the plan of the check, with its times as fields; without one, only asks.
+    pub(crate) const HEALTH: u16 = 0x26;
 
     /// Descriptors as the request says: `ROOT` one.
     pub(crate) const OK: u16 = 0x30;
@@ -46,6 +51,9 @@ pub(crate) mod kind {
     pub(crate) const STATUS_IS: u16 = 0x32;
     /// Descriptor: the process's pidfd.
     pub(crate) const EXEC_STARTED: u16 = 0x33;
+
+    /// Without `HEALTH_STATUS` nothing is checked. As an event (id 0) it tells of a check's end.
+    pub(crate) const HEALTH_IS: u16 = 0x34;
 
     pub(crate) const EXITED: u16 = 0x40;
     pub(crate) const OOM: u16 = 0x41;
@@ -100,6 +108,18 @@ pub(crate) mod tag {
     /// How many descriptors come along that are kept open as long as the shim lives, and that the
     /// plan may name by their index.
     pub(crate) const HELD: u16 = 39;
+    /// Nanoseconds; so are the three that follow.
+    pub(crate) const INTERVAL: u16 = 40;
+    pub(crate) const TIMEOUT: u16 = 41;
+    pub(crate) const START_PERIOD: u16 = 42;
+    pub(crate) const START_INTERVAL: u16 = 43;
+    pub(crate) const RETRIES: u16 = 44;
+    /// 0 starting, 1 healthy, 2 unhealthy.
+    pub(crate) const HEALTH_STATUS: u16 = 45;
+    pub(crate) const STREAK: u16 = 46;
+    /// Nested fields: STARTED_AT, ENDED_AT, CODE, TEXT.
+    pub(crate) const RESULT: u16 = 47;
+    pub(crate) const ENDED_AT: u16 = 48;
 }
 
 /// Not a message of ours.
@@ -349,6 +369,66 @@ pub(crate) fn exec(f: Fields<'_>) -> Option<ExecLaunch> {
         console_size: f.size(),
         open_stdin: f.flag(tag::OPEN_STDIN),
         kill_on_disconnect: f.flag(tag::KILL_ON_DISCONNECT),
+    })
+}
+
+pub(crate) fn put_check(w: &mut Writer, check: &HealthCheck) {
+    let nanos = |d: std::time::Duration| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX);
+    w.u64(tag::INTERVAL, nanos(check.interval));
+    w.u64(tag::TIMEOUT, nanos(check.timeout));
+    w.u64(tag::START_PERIOD, nanos(check.start_period));
+    w.u64(tag::START_INTERVAL, nanos(check.start_interval));
+    w.u64(tag::RETRIES, u64::from(check.retries));
+}
+
+pub(crate) fn check(f: Fields<'_>) -> Option<HealthCheck> {
+    let time = |tag| Some(std::time::Duration::from_nanos(f.u64(tag)?));
+    Some(HealthCheck {
+        interval: time(tag::INTERVAL)?,
+        timeout: time(tag::TIMEOUT)?,
+        start_period: time(tag::START_PERIOD)?,
+        start_interval: time(tag::START_INTERVAL)?,
+        retries: u32::try_from(f.u64(tag::RETRIES)?).ok()?,
+    })
+}
+
+pub(crate) fn put_health(w: &mut Writer, health: &Health) {
+    let status = match health.status {
+        HealthStatus::Starting => 0,
+        HealthStatus::Healthy => 1,
+        HealthStatus::Unhealthy => 2,
+    };
+    w.i32(tag::HEALTH_STATUS, status);
+    w.u64(tag::STREAK, u64::from(health.failing_streak));
+    for result in &health.log {
+        let mut inner = Writer::nested();
+        inner.str(tag::STARTED_AT, &result.start);
+        inner.str(tag::ENDED_AT, &result.end);
+        inner.i32(tag::CODE, result.code);
+        inner.str(tag::TEXT, &result.output);
+        w.bytes(tag::RESULT, &inner.bytes);
+    }
+}
+
+/// `None`: nothing is checked.
+pub(crate) fn health(f: Fields<'_>) -> Option<Health> {
+    let result = |bytes| {
+        let f = Fields::parse(bytes).ok()?;
+        Some(HealthResult {
+            start: f.str(tag::STARTED_AT)?.to_owned(),
+            end: f.str(tag::ENDED_AT)?.to_owned(),
+            code: f.i32(tag::CODE)?,
+            output: f.str(tag::TEXT)?.to_owned(),
+        })
+    };
+    Some(Health {
+        status: match f.i32(tag::HEALTH_STATUS)? {
+            0 => HealthStatus::Starting,
+            1 => HealthStatus::Healthy,
+            _ => HealthStatus::Unhealthy,
+        },
+        failing_streak: u32::try_from(f.u64(tag::STREAK)?).ok()?,
+        log: f.all(tag::RESULT).filter_map(result).collect(),
     })
 }
 

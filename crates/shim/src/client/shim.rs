@@ -17,7 +17,9 @@ use super::connection::{Connection, Handle};
 use super::spawner::{refused, sealed};
 use super::{AdoptError, ShimError, bury};
 use crate::jsonlog::LogPosition;
-use crate::launch::{AttachOptions, Event, ExecLaunch, ExecStarted, LaunchError, Status};
+use crate::launch::{
+    AttachOptions, Event, ExecLaunch, ExecStarted, Health, HealthCheck, LaunchError, Status,
+};
 use crate::record::ExitRecord;
 use crate::serve::state::State;
 use crate::wire::{self, Message, Writer, kind, tag};
@@ -286,6 +288,47 @@ impl Shim {
             .ok_or_else(|| ShimError::Gone { id: self.id() })
     }
 
+    /// Has the container's health checked from now on, also while no engine runs; one that is
+    /// checked already goes on as it was.
+    ///
+    /// # Errors
+    /// See [`ShimError`]; refused (`ENOSYS`) by a shim of a version that checks nothing.
+    pub async fn check_health(&self, check: &HealthCheck, plan: &Plan) -> Result<Health, ShimError> {
+        let memfd = sealed(plan.encode()).map_err(|source| ShimError::Io {
+            id: self.id(),
+            source,
+        })?;
+        let mut w = self.request(kind::HEALTH);
+        wire::put_check(&mut w, check);
+        let health = self.ask_health(w, &[memfd.as_fd()]).await?;
+        health.ok_or_else(|| self.not_understood())
+    }
+
+    /// `None`: its health is not checked yet.
+    ///
+    /// # Errors
+    /// As [`Shim::check_health`].
+    pub async fn health(&self) -> Result<Option<Health>, ShimError> {
+        self.ask_health(self.request(kind::HEALTH), &[]).await
+    }
+
+    async fn ask_health(
+        &self,
+        request: Writer,
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<Option<Health>, ShimError> {
+        let (bytes, _) = self.ask(request, fds, "check its health", None).await?;
+        let message = Message::parse(&bytes).map_err(|_| self.not_understood())?;
+        Ok(wire::health(message.fields))
+    }
+
+    fn not_understood(&self) -> ShimError {
+        ShimError::Io {
+            id: self.id(),
+            source: io::Error::from_raw_os_error(libc::EPROTO),
+        }
+    }
+
     /// # Errors
     /// See [`ShimError`].
     pub async fn status(&self) -> Result<Status, ShimError> {
@@ -294,10 +337,7 @@ impl Shim {
         Message::parse(&bytes)
             .ok()
             .and_then(|m| wire::status(m.fields))
-            .ok_or_else(|| ShimError::Io {
-                id: self.id(),
-                source: io::Error::from_raw_os_error(libc::EPROTO),
-            })
+            .ok_or_else(|| self.not_understood())
     }
 
     fn id(&self) -> String {
@@ -457,6 +497,11 @@ impl Inner {
                 let record = fields.bytes(tag::RECORD).unwrap_or_default();
                 if let Ok(record) = serde_json::from_slice(record) {
                     self.exited(record);
+                }
+            }
+            kind::HEALTH_IS if message.id == 0 => {
+                if let Some(health) = wire::health(fields) {
+                    drop(self.events.send(Event::Health(health)));
                 }
             }
             kind::OOM => drop(self.events.send(Event::Oom)),

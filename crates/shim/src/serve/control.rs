@@ -7,6 +7,7 @@ use rustix::event::epoll::EventFlags;
 use rustix::fs::{Mode, OFlags};
 use rustix::net::SocketFlags;
 
+use super::health::Checks;
 use super::poller::Token;
 use super::process::{Asker, FIRST, Life, Process};
 use super::start::{Refusal, not_running, set_size};
@@ -81,6 +82,7 @@ impl Server {
             kind::SIGNAL => self.handle_signal(message),
             kind::RESIZE => self.handle_resize(message),
             kind::ROOT => self.handle_root(id),
+            kind::HEALTH => self.handle_health(message, fds),
             _ => Err(io::Error::from_raw_os_error(libc::ENOSYS)),
         };
         let (answer, fds) = answer.unwrap_or_else(|e| {
@@ -259,6 +261,24 @@ impl Server {
             .ok_or_else(|| io::Error::from_raw_os_error(libc::ENOTTY))?;
         set_size(terminal, rows, columns)?;
         Ok(ok(message.id))
+    }
+
+    /// The first plan that comes is the one that is run: a second engine's is the same.
+    fn handle_health(&mut self, message: &Message<'_>, fds: Vec<OwnedFd>) -> io::Result<Answer> {
+        if let Some(plan) = fds.into_iter().next() {
+            let check = wire::check(message.fields).ok_or_else(invalid)?;
+            if self.phase != Phase::Running || self.ending.is_some() {
+                return Err(not_running());
+            }
+            if self.health.is_none() {
+                self.health = Some(Box::new(Checks::new(check, plan)));
+            }
+        }
+        let mut w = Writer::message(kind::HEALTH_IS, message.id);
+        if let Some(checks) = &self.health {
+            wire::put_health(&mut w, &checks.known);
+        }
+        Ok((w, Vec::new()))
     }
 
     fn handle_root(&self, id: u32) -> io::Result<Answer> {

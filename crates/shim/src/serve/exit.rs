@@ -46,6 +46,7 @@ impl Server {
         }
         process.sink = None;
         self.resume_sources(at);
+        self.check_ended(at);
         if at == FIRST {
             self.notice_oom();
             if let Some(cgroup) = &self.cgroup {
@@ -87,6 +88,9 @@ impl Server {
     }
 
     fn exec_is_over(&mut self, at: u32) {
+        if self.check_over(at) {
+            return;
+        }
         let Some(process) = self.processes.remove(at) else {
             return;
         };

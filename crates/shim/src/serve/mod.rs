@@ -15,6 +15,7 @@
 mod client;
 mod control;
 mod exit;
+mod health;
 mod poller;
 pub(crate) mod process;
 mod start;
@@ -126,6 +127,8 @@ struct Server {
     processes: Slots<Process>,
     clients: Slots<Client>,
     log: Option<LogWriter>,
+    /// Absent for most, which pay one pointer.
+    health: Option<Box<health::Checks>>,
     ended_execs: VecDeque<ExecStatus>,
     /// Children that ended before it was known whose they are.
     early: Vec<(i32, Life)>,
@@ -145,6 +148,7 @@ impl Server {
             }
             self.expire();
             self.look_for_oom_again();
+            self.check_health();
             self.conclude_execs();
             self.conclude();
             if self.failed {
@@ -177,7 +181,14 @@ impl Server {
         let draining = self.processes.iter().filter_map(|(_, p)| p.drained_by);
         let retry = self.ending.iter().filter_map(|e| e.try_again);
         let oom = (self.oom_looks > 0).then_some(self.oom_look_at);
-        clients.chain(draining).chain(retry).chain(oom).min()
+        let check = self.health.iter().filter_map(|h| h.deadline());
+        let check = check.filter(|_| self.ending.is_none());
+        clients
+            .chain(draining)
+            .chain(retry)
+            .chain(oom)
+            .chain(check)
+            .min()
     }
 
     /// Acts on the deadlines that have passed.

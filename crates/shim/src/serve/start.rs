@@ -53,6 +53,15 @@ pub(super) enum Refusal {
     Own(&'static str, io::Error),
 }
 
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Step(step) => write!(f, "{step}"),
+            Self::Own(what, e) => write!(f, "{what}: {e}"),
+        }
+    }
+}
+
 impl Refusal {
     fn own(what: &'static str) -> impl Fn(io::Error) -> Self {
         move |e| Self::Own(what, e)
@@ -120,6 +129,7 @@ fn prepare(request: Request) -> Result<Server, Refusal> {
         processes: Slots::new(),
         clients: Slots::new(),
         log,
+        health: None,
         ended_execs: std::collections::VecDeque::new(),
         early: Vec::new(),
         ending: None,
@@ -280,6 +290,25 @@ impl Server {
             drop(self.attach(fd, &options, at));
         }
         Ok(())
+    }
+
+    /// Starts a health check; `plan` is read anew each time, so that it takes no memory in between.
+    pub(super) fn start_check(&mut self, plan: &OwnedFd) -> Result<u32, Refusal> {
+        let stdio = Stdio::new(false, false, false).map_err(Refusal::own("make its pipes"))?;
+        let plan = read_plan(plan).map_err(Refusal::own("read its plan"))?;
+        let plan = EncodedPlan::decode(&plan)
+            .map_err(|e| Refusal::Own("read its plan", io::Error::other(e)))?;
+        let target = self.first().and_then(|p| p.pidfd.as_ref());
+        let target = target.ok_or_else(|| Refusal::Own("find the container", not_running()))?;
+        let fds = Descriptors {
+            root: None,
+            stdio: stdio.theirs.each_ref().map(AsFd::as_fd),
+            target: Some(target.as_fd()),
+            passed: &[],
+        };
+        sys::fault::point("shim.health").map_err(Refusal::own("start it"))?;
+        let pending = runtime::begin(&plan, &fds).map_err(Refusal::Step)?;
+        Ok(self.insert(starting(pending, stdio.sources, stdio.sink)))
     }
 
     fn insert(&mut self, process: Process) -> u32 {
@@ -463,6 +492,9 @@ impl Server {
             return;
         }
         self.drop_clients_of(at);
+        if self.check_not_started(at, error) {
+            return;
+        }
         if let Some(process) = self.processes.remove(at)
             && let Some(asker) = process.asker
         {

@@ -46,6 +46,9 @@ impl Server {
                 Ok(_) => {}
             }
             let stream = source.stream;
+            if let Some(checks) = self.health.as_mut() {
+                checks.heard(at, &self.scratch);
+            }
             if let (Some(splitter), Some(log)) = (source.splitter.as_mut(), self.log.as_mut()) {
                 splitter.feed(&self.scratch, Time::now(), |s, text, whole, time| {
                     log.push(s, text, whole, time);
