@@ -245,6 +245,9 @@ pub(crate) fn check(spec: &mut ContainerSpec, facts: &Facts) -> Result<Vec<Strin
             spec.working_dir
         )));
     }
+    if let Some(health) = &spec.health {
+        crate::container::check_health(health)?;
+    }
     if let Some(signal) = spec.stop_signal.as_deref().filter(|s| !s.is_empty()) {
         names::signal(signal)?;
     }
@@ -515,6 +518,7 @@ pub(crate) fn merge(spec: &mut ContainerSpec, image: &ImageConfig) {
     if spec.stop_signal.as_ref().is_none_or(String::is_empty) {
         spec.stop_signal.clone_from(&image.stop_signal);
     }
+    crate::container::inherit_health(&mut spec.health, image.health.as_ref());
     for port in &image.exposed_ports {
         if !spec.exposed_ports.contains(port) {
             spec.exposed_ports.push(port.clone());

@@ -51,6 +51,11 @@ fn run_view(run: &RunConfig) -> ImageConfig {
         working_dir: run.working_dir.clone(),
         labels: run.labels.clone(),
         stop_signal: Some(run.stop_signal.clone()).filter(|s| !s.is_empty()),
+        // an image's check that cannot be read is none, as for dockerd
+        health: run
+            .healthcheck
+            .as_ref()
+            .and_then(|h| serde_json::from_value(h.clone()).ok()),
         shell: run.shell.clone(),
     }
 }
@@ -415,6 +420,10 @@ fn run_config(spec: &ContainerSpec) -> RunConfig {
         working_dir: spec.working_dir.clone(),
         labels: spec.labels.clone(),
         stop_signal: spec.stop_signal.clone().unwrap_or_default(),
+        healthcheck: spec
+            .health
+            .as_ref()
+            .and_then(|h| serde_json::to_value(h).ok()),
         ..RunConfig::default()
     }
 }

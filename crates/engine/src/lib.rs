@@ -41,6 +41,8 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 
 pub use error::Error;
 pub use networks::{EndpointState, Membership, NetworkRecord, NetworkView, Subnet};
+pub use container::health_word;
+pub use shim::{Health, HealthResult};
 pub use start::StartError;
 pub use views::*;
 

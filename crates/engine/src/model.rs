@@ -33,7 +33,25 @@ pub struct ContainerSpec {
     pub stop_signal: Option<String>,
     /// Seconds; the daemon's default (10) where absent; -1 waits for ever.
     pub stop_timeout: Option<i64>,
+    /// Absent fields are the image's, merged in at create.
+    pub health: Option<HealthSpec>,
     pub host: HostSpec,
+}
+
+/// How health is checked. Times in nanoseconds; 0: the default.
+///
+/// source: Docker Engine API, `HealthConfig`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub struct HealthSpec {
+    /// `NONE`; `CMD` and words; `CMD-SHELL` and a line; empty: inherited.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub test: Vec<String>,
+    pub interval: i64,
+    pub timeout: i64,
+    pub start_period: i64,
+    pub start_interval: i64,
+    pub retries: i64,
 }
 
 /// What the user asked of the host.

@@ -90,6 +90,8 @@ pub struct ContainerView {
     pub restart_count: u32,
     /// Ids of its exec instances that are known still.
     pub exec_ids: Vec<String>,
+    /// Absent where nothing is checked.
+    pub health: Option<Arc<shim::Health>>,
     pub paths: ContainerPaths,
     /// The image's name as it was given at create, in its familiar form.
     pub image_name: String,
@@ -382,6 +384,7 @@ pub struct ImageConfig {
     pub working_dir: String,
     pub labels: BTreeMap<String, String>,
     pub stop_signal: Option<String>,
+    pub health: Option<crate::model::HealthSpec>,
     /// Shell form was used: entrypoint joins as one word.
     pub shell: Option<Vec<String>>,
 }

@@ -130,6 +130,9 @@ pub struct Status {
     pub execs: Vec<ExecStatus>,
 }
 
+/// Where a check runs: see `runtime::cgroup::Cgroup::nested`.
+pub const HEALTH_CGROUP: &str = "plimsoll-health";
+
 /// When a container's health is checked, and what counts as ill.
 ///
 /// source: Docker Engine API, `HealthConfig`.

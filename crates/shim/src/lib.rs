@@ -42,7 +42,7 @@ pub use client::{
     discard_staged, kill_mute, sweep_run_dirs,
 };
 pub use launch::{
-    AttachOptions, Event, ExecLaunch, ExecStarted, ExecStatus, Launch, LaunchError, Launched,
-    LogPlan, Phase, Status,
+    AttachOptions, Event, ExecLaunch, ExecStarted, ExecStatus, HEALTH_CGROUP, Health, HealthCheck,
+    HealthResult, HealthStatus, Launch, LaunchError, Launched, LogPlan, Phase, Status,
 };
 pub use record::{ExitRecord, RecordError, read_exit, remove_exit};

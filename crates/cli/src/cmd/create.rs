@@ -37,6 +37,7 @@ pub(crate) struct CreateOptions {
     publish: Vec<Vec<(String, PortBinding)>>,
     entrypoint: Option<String>,
     security: Vec<String>,
+    no_healthcheck: bool,
     cidfile: Option<PathBuf>,
     restart: Option<String>,
     swappiness: Option<i64>,
@@ -64,6 +65,7 @@ impl Default for CreateOptions {
             publish: Vec::new(),
             entrypoint: None,
             security: Vec::new(),
+            no_healthcheck: false,
             cidfile: None,
             restart: None,
             swappiness: None,
@@ -90,7 +92,6 @@ fn insert(map: &mut Option<BTreeMap<String, String>>, text: &str) -> Result<(), 
 
 const NAMES: &str = "names in a network come later; containers reach each other by address, and --add-host gives names";
 const REGISTRY: &str = "there is no registry client yet; bring images with capture, import or load";
-const HEALTH: &str = "health checks come later";
 const WINDOWS: &str = "it is for Windows containers";
 const REAL_TIME: &str = "real-time CPU limits come later";
 
@@ -137,6 +138,13 @@ const PROCESS_FLAGS: &[Flag<O>] = &[
     value("domainname", None, "string", |o, v| text(&mut o.config.domainname, v), "NIS domain name in the container"),
     switch("init", None, |o, v| o.host.init = Some(v), "Run an init that forwards signals and reaps processes"),
     value("stop-signal", None, "string", |o, v| text(&mut o.config.stop_signal, v), "Signal that stops the container"),
+    value("health-cmd", None, "string", |o, v| { health(o).test = vec!["CMD-SHELL".to_owned(), v.to_owned()]; Ok(()) }, "Command to run to check health"),
+    value("health-interval", None, "duration", |o, v| set(&mut health(o).interval, nanoseconds(v)), "Time between running the check (ms|s|m|h) (default 0s)"),
+    value("health-retries", None, "int", |o, v| set(&mut health(o).retries, go_int(v)), "Consecutive failures needed to report unhealthy"),
+    value("health-start-interval", None, "duration", |o, v| set(&mut health(o).start_interval, nanoseconds(v)), "Time between running the check during the start period (ms|s|m|h) (default 0s)"),
+    value("health-start-period", None, "duration", |o, v| set(&mut health(o).start_period, nanoseconds(v)), "Start period for the container to initialize before starting health-retries countdown (ms|s|m|h) (default 0s)"),
+    value("health-timeout", None, "duration", |o, v| set(&mut health(o).timeout, nanoseconds(v)), "Maximum time to allow one check to run (ms|s|m|h) (default 0s)"),
+    switch("no-healthcheck", None, |o, on| o.no_healthcheck = on, "Disable any container-specified HEALTHCHECK"),
     value("stop-timeout", None, "int", |o, v| set(&mut o.config.stop_timeout, go_int(v).map(Some)), "Seconds to wait for it to stop before killing it"),
     value("restart", None, "string", |o, v| set(&mut o.restart, Ok(Some(v.to_owned()))), "When to start it again (no, on-failure[:n], always, unless-stopped)"),
     value("log-driver", None, "string", |o, v| text(&mut o.host.log_config.r#type, v), "Where the output goes (json-file, none)"),
@@ -190,17 +198,6 @@ const REFUSED_FLAGS: &[Flag<O>] = &[
     refused("network-alias", None, NAMES),
     refused("net-alias", None, NAMES),
     refused("volumes-from", None, "name the volumes with -v"),
-    refused("health-cmd", None, HEALTH),
-    refused("health-interval", None, HEALTH),
-    refused("health-retries", None, HEALTH),
-    refused("health-start-interval", None, HEALTH),
-    refused("health-start-period", None, HEALTH),
-    refused("health-timeout", None, HEALTH),
-    refused(
-        "no-healthcheck",
-        None,
-        "health checks come later; none is run now",
-    ),
     refused(
         "gpus",
         None,
@@ -272,6 +269,16 @@ fn add<T>(list: &mut Vec<T>, value: Result<T, String>) -> Result<(), String> {
 fn text(slot: &mut String, value: &str) -> Result<(), String> {
     value.clone_into(slot);
     Ok(())
+}
+
+fn health(o: &mut O) -> &mut api::container::HealthConfig {
+    o.config.healthcheck.get_or_insert_default()
+}
+
+fn nanoseconds(text: &str) -> Result<i64, String> {
+    let time = parse::go_duration(text);
+    let time = time.and_then(|t| i64::try_from(t.as_nanos()).ok());
+    time.ok_or_else(|| format!("time: invalid duration {text:?}"))
 }
 
 fn small(text: &str) -> Result<i32, String> {
@@ -497,6 +504,12 @@ fn policies(o: &mut O) -> Result<(), String> {
             name,
             maximum_retry_count,
         };
+    }
+    if o.no_healthcheck {
+        if o.config.healthcheck.is_some() {
+            return Err("--no-healthcheck conflicts with --health-* options".to_owned());
+        }
+        health(o).test = vec!["NONE".to_owned()];
     }
     if let Some(n) = o.swappiness {
         if !(-1..=100).contains(&n) {

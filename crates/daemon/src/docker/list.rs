@@ -150,8 +150,7 @@ impl<'a> ContainerFilter<'a> {
             && f.any("network", |n| {
                 inspect::endpoints(view).iter().any(|(name, e)| name == n || e.network_id == *n)
             })
-            // no health checks and no swarm yet: nothing has what these ask for
-            && f.any("health", |h| h == "none")
+            && f.any("health", |h| h == view.health.as_ref().map_or("none", |x| engine::health_word(x.status)))
             && f.any("publish", |p| {
                 let (port, protocol) = p.split_once('/').unwrap_or((p, "tcp"));
                 let all = view.membership.iter().flat_map(|m| &m.ports);

@@ -30,6 +30,8 @@ const QUEUE: usize = 64;
 pub(super) enum Internal {
     Launched(Result<Box<Started>, StartFailure>),
     Removed(Result<(), Error>),
+    /// Of the run with this pid.
+    Health(i32, shim::Health),
     /// What a shim that had been mute said when it was asked again.
     Found(Found),
 }
@@ -49,6 +51,8 @@ pub(super) struct Stopping {
 pub(super) enum Then {
     Stay,
     Start,
+    /// It was unhealthy: as a policy would, with its pause.
+    Again,
     Remove(RemoveOptions),
 }
 
@@ -109,6 +113,8 @@ pub(crate) struct Actor {
     /// Clients that attached before the start.
     pub(super) kept: Vec<(shim::AttachOptions, OwnedFd)>,
     pub(super) stopping: Option<Stopping>,
+    /// Absent where nothing is checked.
+    pub(super) health: Option<Arc<shim::Health>>,
     pub(super) remove_replies: Vec<Reply<()>>,
     backoff: restart::Backoff,
     restart_at: Option<Instant>,
@@ -140,7 +146,7 @@ pub(crate) fn spawn(
         Phase::Starting => Phase::Running,
         phase => phase,
     };
-    let view = view_of(engine, &record, phase, 0, Vec::new());
+    let view = view_of(engine, &record, phase, 0, Vec::new(), None);
     let entry = Arc::new(Entry {
         id: record.id.as_str().into(),
         view: ArcSwap::from_pointee(view),
@@ -161,6 +167,7 @@ pub(crate) fn spawn(
         start_replies: Vec::new(),
         kept: Vec::new(),
         stopping: None,
+        health: None,
         remove_replies: Vec::new(),
         backoff: restart::Backoff::default(),
         restart_at: None,
@@ -185,6 +192,7 @@ fn view_of(
     phase: Phase,
     pid: i32,
     exec_ids: Vec<String>,
+    health: Option<Arc<shim::Health>>,
 ) -> ContainerView {
     let state = &record.state;
     ContainerView {
@@ -197,6 +205,7 @@ fn view_of(
         error: state.error.clone(),
         restart_count: record.restart_count,
         exec_ids,
+        health,
         paths: paths(engine, record),
         image_name: record.spec.image.clone(),
         membership: engine.networks.membership(&record.id),
@@ -329,6 +338,11 @@ impl Actor {
         match internal {
             Internal::Launched(Ok(started)) => self.launched(*started),
             Internal::Launched(Err(failure)) => self.launch_failed(failure).await,
+            Internal::Health(pid, health) => {
+                if self.run.as_ref().is_some_and(|r| r.live.pid == pid) {
+                    self.health_is(health).await;
+                }
+            }
             Internal::Removed(result) => self.removed(result),
             Internal::Found(found) if self.phase == Phase::Dead => self.take_up(found),
             Internal::Found(_) => {}
@@ -359,7 +373,8 @@ impl Actor {
     pub(super) fn publish(&self) {
         let pid = self.run.as_ref().map_or(0, |r| r.live.pid);
         let execs = self.engine.execs.ids_of(&self.entry.id);
-        let view = view_of(&self.engine, &self.record, self.phase, pid, execs);
+        let health = self.health.clone();
+        let view = view_of(&self.engine, &self.record, self.phase, pid, execs, health);
         self.entry.view.store(Arc::new(view));
     }
 
@@ -557,6 +572,7 @@ impl Actor {
             ended,
             since: Instant::now(),
         });
+        self.watch_health();
         self.set_phase(Phase::Running);
         self.emit("start", &[]);
         for reply in self.start_replies.drain(..) {
@@ -619,6 +635,7 @@ impl Actor {
                 self.emit("oom", &[]);
                 self.publish();
             }
+            Some(shim::Event::Health(health)) => self.health_is(health).await,
             Some(shim::Event::ExecExited { exec_id, code }) => self.exec_ended(&exec_id, code),
             Some(shim::Event::Missed) => self.catch_up(),
             None => {
@@ -638,8 +655,11 @@ impl Actor {
             self.engine.clone(),
             self.record.id.clone(),
         );
-        let entry = self.entry.clone();
+        let (entry, tell, pid) = (self.entry.clone(), self.teller(), run.live.pid);
         tokio::spawn(async move {
+            if let Ok(Some(health)) = shim.health().await {
+                drop(tell.send(Internal::Health(pid, health)));
+            }
             let Ok(status) = shim.status().await else {
                 return; // gone: the exit event follows
             };
@@ -677,6 +697,7 @@ impl Actor {
             self.previous = Some(run.live.shim);
         }
         self.end_execs();
+        self.health_ended();
         self.leave_networks();
         if exit.oom_killed && !self.record.state.oom_killed {
             // the end came before the word of it
@@ -714,6 +735,7 @@ impl Actor {
 
     async fn after_exit(&mut self, exit: &ExitRecord, ran: Duration, stopping: Option<Stopping>) {
         let mut then = Vec::new();
+        let mut again = false;
         for (reply, next) in stopping.into_iter().flat_map(|s| s.replies) {
             match next {
                 Then::Stay => {
@@ -721,6 +743,7 @@ impl Actor {
                     answer(reply, Ok(()));
                 }
                 Then::Start => then.push(reply),
+                Then::Again => again = true,
                 Then::Remove(options) => {
                     self.remove_replies.push(reply);
                     self.set_phase(Phase::Exited);
@@ -743,6 +766,11 @@ impl Actor {
             self.backoff.reset();
             self.emit("restart", &[]);
             self.begin_start();
+            return;
+        }
+        if again && !self.record.stopped_by_user && !self.record.spec.host.auto_remove {
+            self.plan_restart(ran);
+            self.write_exit();
             return;
         }
         self.settle(exit.code, ran);
@@ -1023,6 +1051,7 @@ impl Actor {
             since: Instant::now(),
         });
         self.engine.execs.adopt(&self.record.id, &status.execs);
+        self.watch_health();
         self.set_phase(if paused {
             Phase::Paused
         } else {

@@ -297,7 +297,7 @@ async fn launch(
     let shown = record.clone();
     let plan = engine
         .blocking("plan the exec", move |inner| {
-            plan(inner, &record, &for_plan, &spec, size)
+            plan(inner, &record, &for_plan, &spec, size, &for_plan.cgroup)
         })
         .await
         .map_err(of_ours)?;
@@ -364,12 +364,13 @@ fn socket_pair() -> Result<(UnixStream, OwnedFd), Error> {
 }
 
 /// Blocking: resolves the user inside the container as it is now.
-fn plan(
+pub(super) fn plan(
     inner: &Inner,
     record: &ContainerRecord,
     live: &Live,
     exec: &ExecSpec,
     size: Option<ConsoleSize>,
+    cgroup: &runtime::cgroup::Cgroup,
 ) -> Result<Plan, Error> {
     let host = &record.spec.host;
     let facts = &*inner.config.facts;
@@ -410,7 +411,7 @@ fn plan(
         container,
         process: &process,
         facts,
-        cgroup: Some(&live.cgroup),
+        cgroup: Some(cgroup),
         seccomp: prepare::seccomp_choice(&options, privileged, &capabilities)?,
         asked: Asked::default(),
         die_with_parent: true,

@@ -32,6 +32,7 @@
 mod actor;
 mod attach;
 mod exec;
+mod health;
 mod launch;
 mod networks;
 mod prepare;
@@ -48,6 +49,8 @@ use tokio::sync::{oneshot, watch};
 
 pub(crate) use actor::{Found, spawn};
 pub(crate) use exec::{ExecCell, Execs, open_root, start as start_exec};
+pub use health::word as health_word;
+pub(crate) use health::{check as check_health, inherit as inherit_health};
 pub(crate) use launch::log_plan;
 pub(crate) use prepare::{cgroup_found, mount_root};
 

@@ -24,7 +24,7 @@ use super::Server;
 use super::process::Life;
 use super::start::Refusal;
 use crate::jsonlog::encode::Time;
-use crate::launch::{Health, HealthCheck, HealthResult, HealthStatus, Phase};
+use crate::launch::{HEALTH_CGROUP, Health, HealthCheck, HealthResult, HealthStatus, Phase};
 use crate::wire::{self, Writer, kind};
 
 /// Results that are remembered.
@@ -152,8 +152,8 @@ impl Checks {
 }
 
 /// Where checks run: what they enter, and what of that is theirs.
-pub(crate) fn cgroup(container: &Cgroup) -> (Cgroup, Cgroup) {
-    container.nested("plimsoll-health")
+fn cgroup(container: &Cgroup) -> (Cgroup, Cgroup) {
+    container.nested(HEALTH_CGROUP)
 }
 
 impl Server {

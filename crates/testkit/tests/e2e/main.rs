@@ -9,6 +9,7 @@ mod clients;
 mod crash;
 mod faults;
 mod hang;
+mod health;
 mod lifecycle;
 mod networks;
 mod restart;

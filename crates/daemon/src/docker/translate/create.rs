@@ -6,7 +6,7 @@ use api::container::{Config, CreateRequest, HostConfig, LogConfig, RestartPolicy
 use api::network::{EndpointSettings, PortMap};
 use engine::model;
 use engine::model::{
-    ContainerSpec, EndpointSpec, HostSpec, LogSpec, Mac, NamespaceMode, NetworkMode, PortSpec,
+    ContainerSpec, EndpointSpec, HealthSpec, HostSpec, LogSpec, Mac, NamespaceMode, NetworkMode, PortSpec,
     RestartKind,
 };
 
@@ -90,6 +90,14 @@ pub(crate) fn spec(
         volumes: volumes.unwrap_or_default().into_keys().collect(),
         stop_signal: Some(config.stop_signal).filter(|s| !s.is_empty()),
         stop_timeout: config.stop_timeout,
+        health: config.healthcheck.map(|h| HealthSpec {
+            test: h.test,
+            interval: h.interval,
+            timeout: h.timeout,
+            start_period: h.start_period,
+            start_interval: h.start_interval,
+            retries: h.retries,
+        }),
         host,
     })
 }

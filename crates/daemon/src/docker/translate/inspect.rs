@@ -82,7 +82,32 @@ fn state(view: &ContainerView) -> State {
             .finished_at
             .clone()
             .unwrap_or_else(|| NO_TIME.to_owned()),
-        health: None,
+        health: view.health.as_deref().map(health),
+    }
+}
+
+fn health(health: &engine::Health) -> wire::Health {
+    let result = |r: &engine::HealthResult| wire::HealthResult {
+        start: r.start.clone(),
+        end: r.end.clone(),
+        exit_code: r.code.into(),
+        output: r.output.clone(),
+    };
+    wire::Health {
+        status: engine::health_word(health.status).to_owned(),
+        failing_streak: health.failing_streak.into(),
+        log: Some(health.log.iter().map(result).collect()),
+    }
+}
+
+pub(super) fn health_config(h: &engine::model::HealthSpec) -> wire::HealthConfig {
+    wire::HealthConfig {
+        test: h.test.clone(),
+        interval: h.interval,
+        timeout: h.timeout,
+        start_period: h.start_period,
+        start_interval: h.start_interval,
+        retries: h.retries,
     }
 }
 
@@ -160,6 +185,7 @@ fn config(view: &ContainerView) -> Config {
         labels: Some(spec.labels.clone()),
         stop_signal: spec.stop_signal.clone().unwrap_or_default(),
         stop_timeout: spec.stop_timeout,
+        healthcheck: spec.health.as_ref().map(health_config),
         ..Config::default()
     }
 }

@@ -47,7 +47,14 @@ fn status(view: &ContainerView) -> String {
     };
     match view.phase {
         Phase::Created | Phase::Starting => "Created".to_owned(),
-        Phase::Running | Phase::Stopping => format!("Up {}", since(&view.started_at)),
+        Phase::Running | Phase::Stopping => {
+            let health = match view.health.as_ref().map(|h| engine::health_word(h.status)) {
+                None => String::new(),
+                Some("starting") => " (health: starting)".to_owned(),
+                Some(word) => format!(" ({word})"),
+            };
+            format!("Up {}{health}", since(&view.started_at))
+        }
         Phase::Paused => format!("Up {} (Paused)", since(&view.started_at)),
         Phase::Restarting => format!(
             "Restarting ({}) {} ago",
@@ -150,6 +157,7 @@ pub(crate) fn image_inspect(
             working_dir: c.working_dir.clone(),
             labels: c.labels.clone(),
             stop_signal: c.stop_signal.clone().unwrap_or_default(),
+            healthcheck: c.health.as_ref().map(inspect::health_config),
             shell: c.shell.clone().unwrap_or_default(),
             ..ImageConfig::default()
         },
@@ -193,6 +201,7 @@ pub(crate) fn image_config_before_1_50(c: &engine::ImageConfig) -> api::containe
         entrypoint: c.entrypoint.clone(),
         labels: (!c.labels.is_empty()).then(|| c.labels.clone()),
         stop_signal: c.stop_signal.clone().unwrap_or_default(),
+        healthcheck: c.health.as_ref().map(inspect::health_config),
         shell: c.shell.clone(),
         ..api::container::Config::default()
     }

@@ -135,7 +135,6 @@ fn a_line_of_ps() {
 fn what_is_not_built_is_refused_by_name() {
     let mut all = Vec::new();
     for part in [
-        r#""Healthcheck": {"Test": ["CMD", "x"]}"#,
         r#""NetworkDisabled": true"#,
         r#""OnBuild": ["x"]"#,
         r#""HostConfig": {"VolumesFrom": ["x"]}"#,

@@ -21,11 +21,6 @@ fn some<T>(list: Option<&Vec<T>>) -> bool {
 }
 
 pub(super) fn config(c: &Config) -> Checked {
-    let health = c.healthcheck.as_ref().and_then(|h| h.test.first());
-    refuse(
-        health.is_some_and(|first| first != "NONE"),
-        "Healthcheck (--health-cmd)",
-    )?;
     refuse(c.network_disabled, "NetworkDisabled (use --network none)")?;
     refuse(some(c.on_build.as_ref()), "OnBuild")
 }
