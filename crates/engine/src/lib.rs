@@ -39,9 +39,9 @@ use std::time::Duration;
 use tokio::net::UnixStream;
 use tokio::sync::{broadcast, mpsc, oneshot};
 
+pub use container::health_word;
 pub use error::Error;
 pub use networks::{EndpointState, Membership, NetworkRecord, NetworkView, Subnet};
-pub use container::health_word;
 pub use shim::{Health, HealthResult};
 pub use start::StartError;
 pub use views::*;

@@ -141,22 +141,45 @@ impl<'a> ContainerFilter<'a> {
         (self.names.matches(view.name()) || self.names.matches(&slashed))
             && self.ids.matches(view.id())
             && self.statuses.matches(inspect::status(view.phase))
-            && (self.exited.is_empty() || (self.exited.contains(&view.exit_code) && inspect::status(view.phase) == "exited"))
+            && (self.exited.is_empty()
+                || (self.exited.contains(&view.exit_code)
+                    && inspect::status(view.phase) == "exited"))
             && f.labels_match(&view.record.spec.labels)
             && (!f.contains("ancestor") || self.descends(&view.record.image_id))
             && self.before.is_none_or(|t| created < t)
             && self.since.is_none_or(|t| created > t)
-            && f.any("volume", |v| view.record.mounts.iter().any(|m| m.name == *v || m.destination == *v))
-            && f.any("network", |n| {
-                inspect::endpoints(view).iter().any(|(name, e)| name == n || e.network_id == *n)
+            && f.any("volume", |v| {
+                view.record
+                    .mounts
+                    .iter()
+                    .any(|m| m.name == *v || m.destination == *v)
             })
-            && f.any("health", |h| h == view.health.as_ref().map_or("none", |x| engine::health_word(x.status)))
+            && f.any("network", |n| {
+                inspect::endpoints(view)
+                    .iter()
+                    .any(|(name, e)| name == n || e.network_id == *n)
+            })
+            && f.any("health", |h| {
+                h == view
+                    .health
+                    .as_ref()
+                    .map_or("none", |x| engine::health_word(x.status))
+            })
             && f.any("publish", |p| {
                 let (port, protocol) = p.split_once('/').unwrap_or((p, "tcp"));
                 let all = view.membership.iter().flat_map(|m| &m.ports);
-                all.into_iter().any(|x| x.protocol.name() == protocol && (x.port.to_string() == port || x.to.port().to_string() == port))
+                all.into_iter().any(|x| {
+                    x.protocol.name() == protocol
+                        && (x.port.to_string() == port || x.to.port().to_string() == port)
+                })
             })
-            && f.any("expose", |e| view.record.spec.exposed_ports.iter().any(|p| p == e || p.split('/').next() == Some(e)))
+            && f.any("expose", |e| {
+                view.record
+                    .spec
+                    .exposed_ports
+                    .iter()
+                    .any(|p| p == e || p.split('/').next() == Some(e))
+            })
             && !self.is_task
     }
 

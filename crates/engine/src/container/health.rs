@@ -45,7 +45,10 @@ fn times(spec: &HealthSpec) -> HealthCheck {
         timeout: or(spec.timeout, 30 * SECOND),
         start_period: or(spec.start_period, 0),
         start_interval: or(spec.start_interval, 5 * SECOND),
-        retries: u32::try_from(spec.retries).ok().filter(|n| *n > 0).unwrap_or(3),
+        retries: u32::try_from(spec.retries)
+            .ok()
+            .filter(|n| *n > 0)
+            .unwrap_or(3),
     }
 }
 
@@ -154,7 +157,11 @@ impl Actor {
                 Err(_) if *ended.borrow() => {}
                 Err(error) => {
                     let (container, error) = (&record.id, error.report());
-                    tracing::warn!(container, error, "health is not checked; restart the container");
+                    tracing::warn!(
+                        container,
+                        error,
+                        "health is not checked; restart the container"
+                    );
                 }
             }
         });
@@ -225,7 +232,10 @@ mod tests {
         });
         inherit(&mut own, Some(&image));
         let own = own.unwrap();
-        assert_eq!((own.test, own.interval, own.retries), (image.test.clone(), 7, 2));
+        assert_eq!(
+            (own.test, own.interval, own.retries),
+            (image.test.clone(), 7, 2)
+        );
         let mut none = Some(spec(&["NONE"]));
         inherit(&mut none, Some(&image));
         assert_eq!(argv(&none.unwrap()), None);

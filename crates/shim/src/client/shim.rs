@@ -293,7 +293,11 @@ impl Shim {
     ///
     /// # Errors
     /// See [`ShimError`]; refused (`ENOSYS`) by a shim of a version that checks nothing.
-    pub async fn check_health(&self, check: &HealthCheck, plan: &Plan) -> Result<Health, ShimError> {
+    pub async fn check_health(
+        &self,
+        check: &HealthCheck,
+        plan: &Plan,
+    ) -> Result<Health, ShimError> {
         let memfd = sealed(plan.encode()).map_err(|source| ShimError::Io {
             id: self.id(),
             source,

@@ -31,6 +31,8 @@ use crate::wire::{self, Writer, kind};
 const RESULTS: usize = 5;
 /// Bytes of output that are remembered of each.
 const OUTPUT: usize = 4096;
+/// What an earlier check left was killed, and may take this long to go.
+const LEFTOVERS: Duration = Duration::from_millis(100);
 /// A paused container's check is looked at again after this.
 const PAUSED: Duration = Duration::from_secs(1);
 
@@ -185,7 +187,9 @@ impl Server {
             return;
         };
         let own = self.cgroup.as_ref().map(|c| cgroup(c).1);
-        let started = match own.map(|own| own.make()) {
+        // made anew: a process born into a cgroup that was killed before may die at birth
+        let fresh = |own: Cgroup| own.remove(LEFTOVERS).and_then(|()| own.make());
+        let started = match own.map(fresh) {
             Some(Err(e)) => Err(format!("make its cgroup: {}", std::io::Error::other(e))),
             _ => self.start_check(&checks.plan).map_err(|e| e.to_string()),
         };
@@ -354,7 +358,10 @@ mod tests {
         let start = c.since;
         assert_eq!(c.next, start + Duration::from_secs(5));
         c.note(start + Duration::from_secs(99), result(1));
-        assert_eq!((c.known.status, c.known.failing_streak), (HealthStatus::Starting, 0));
+        assert_eq!(
+            (c.known.status, c.known.failing_streak),
+            (HealthStatus::Starting, 0)
+        );
         c.note(start + Duration::from_secs(99), result(0));
         assert_eq!(c.after(start), start + Duration::from_secs(30));
         c.note(start + Duration::from_secs(99), result(1));
@@ -380,6 +387,10 @@ mod tests {
         c.heard(7, &[0xff; 5000]);
         c.heard(7, b"more");
         let text = c.running.unwrap().output();
-        assert!(text.len() <= OUTPUT + 3 && text.ends_with("..."), "{}", text.len());
+        assert!(
+            text.len() <= OUTPUT + 3 && text.ends_with("..."),
+            "{}",
+            text.len()
+        );
     }
 }

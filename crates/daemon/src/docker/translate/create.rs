@@ -6,8 +6,8 @@ use api::container::{Config, CreateRequest, HostConfig, LogConfig, RestartPolicy
 use api::network::{EndpointSettings, PortMap};
 use engine::model;
 use engine::model::{
-    ContainerSpec, EndpointSpec, HealthSpec, HostSpec, LogSpec, Mac, NamespaceMode, NetworkMode, PortSpec,
-    RestartKind,
+    ContainerSpec, EndpointSpec, HealthSpec, HostSpec, LogSpec, Mac, NamespaceMode, NetworkMode,
+    PortSpec, RestartKind,
 };
 
 use super::{mounts, unbuilt};
