@@ -76,6 +76,7 @@ fn view(spec: ContainerSpec) -> ContainerView {
         error: String::new(),
         restart_count: 2,
         exec_ids: Vec::new(),
+        health: None,
         paths: ContainerPaths {
             log: Some("/c/log".into()),
             upper: "/c/upper".into(),
