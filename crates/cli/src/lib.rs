@@ -31,6 +31,13 @@ mod verb;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
+/// The OCI runtime alone: `arguments` as the process got them, its own name included.
+#[must_use]
+pub fn oci_main(arguments: Vec<OsString>) -> ExitCode {
+    let (name, words) = oci::is_called(&arguments).unwrap_or(("plimsoll-oci", 1));
+    oci::main(name, arguments.into_iter().skip(words).collect())
+}
+
 /// The whole program: `arguments` as the process got them, its own name included.
 #[must_use]
 pub fn main(arguments: Vec<OsString>) -> ExitCode {

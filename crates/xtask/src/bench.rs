@@ -130,8 +130,11 @@ pub(crate) fn bench(arguments: &[String]) -> Result<(), Failed> {
         ("mmdebstrap", "mmdebstrap"),
         ("mkfs.ext4", "e2fsprogs"),
     ])?;
-    if options.engines.iter().any(|e| e == "plimsoll") || options.wants("oci") {
+    if options.engines.iter().any(|e| e == "plimsoll") {
         dist::program_to_show()?;
+    }
+    if options.wants("oci") {
+        dist::oci_to_show()?;
     }
     if let Some(done) = in_own_namespace(arguments)? {
         return done;

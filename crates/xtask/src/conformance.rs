@@ -137,7 +137,7 @@ fn binary(name: &str, dir: &Path) -> Result<PathBuf, Failed> {
     if name == OURS {
         // what it is called decides: as a link named runc it behaves as runc
         let link = dir.join("runc");
-        symlink(dist::program_to_show()?, &link)?;
+        symlink(dist::oci_to_show()?, &link)?;
         return Ok(link);
     }
     match std::env::var_os(name.to_uppercase()) {

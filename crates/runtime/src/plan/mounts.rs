@@ -291,8 +291,9 @@ impl Wanted {
         if o.copy_up && (self.kind != "tmpfs" || o.bind) {
             return Err(invalid(what(), "tmpcopyup is for tmpfs alone"));
         }
-        if o.bind && !o.remount && !o.settings.is_empty() {
-            let option = &o.settings[0].0;
+        // one with a value is a file system's and warned of; a bare word is misspelt
+        let bare = o.settings.iter().find(|(_, value)| value.is_none());
+        if let (true, Some((option, _))) = (o.bind && !o.remount, bare) {
             return Err(invalid(what(), format!("a bind takes no option {option}")));
         }
         Ok(())
@@ -330,6 +331,10 @@ pub(super) fn plan(
     let propagate = root_propagation(&linux)?;
     for m in &mut mounts {
         m.inherit(propagate);
+    }
+    if mount_label(input).is_some() && !input.facts.lsm.selinux {
+        let warning = "linux.mountLabel labels nothing: SELinux is not enabled on this host";
+        b.warnings.push(warning.to_owned());
     }
     if !namespaces.joins_mounts() {
         root(b, input)?;
@@ -603,7 +608,7 @@ fn mount(
             let step = b.label(label);
             let kind = c_string("file system type", kind.as_bytes())?;
             let mut settings = settings(m, true);
-            settings.extend(context(input, m.kind.as_str())?);
+            settings.extend(context(input, m.kind.as_str()));
             new_mount(b, step, &kind, &settings, m, &target, keep)
         }
     }
@@ -611,23 +616,15 @@ fn mount(
 
 /// `linux.mountLabel`: SELinux' label for all files of a new file system. Those that label their
 /// files by themselves have no such option.
-fn context(
-    input: &PlanInput<'_>,
-    kind: &str,
-) -> Result<Option<(String, Option<String>)>, PlanError> {
-    let linux = input.spec.linux().as_ref();
-    let label = linux.and_then(|l| l.mount_label().clone());
-    let Some(label) = label.filter(|l| !l.is_empty()) else {
-        return Ok(None);
-    };
-    if !input.facts.lsm.selinux {
-        return Err(PlanError::Host {
-            what: "linux.mountLabel".to_owned(),
-            why: "SELinux is not enabled on it".to_owned(),
-        });
-    }
+fn context(input: &PlanInput<'_>, kind: &str) -> Option<(String, Option<String>)> {
     let by_itself = ["proc", "sysfs", "mqueue"].contains(&kind);
-    Ok((!by_itself).then(|| ("context".to_owned(), Some(label))))
+    let label = mount_label(input).filter(|_| input.facts.lsm.selinux && !by_itself)?;
+    Some(("context".to_owned(), Some(label.to_owned())))
+}
+
+fn mount_label<'a>(input: &'a PlanInput<'_>) -> Option<&'a str> {
+    let label = input.spec.linux().as_ref()?.mount_label().as_deref()?;
+    (!label.is_empty()).then_some(label)
 }
 
 /// What the file system itself is told, in order.
@@ -648,7 +645,9 @@ fn settings(m: &Wanted, with_source: bool) -> Vec<(String, Option<String>)> {
 }
 
 fn bind(b: &mut Builder, label: Label, m: &Wanted, target: &CStr) -> Result<(), PlanError> {
-    if let Some(option) = m.options.whole.first() {
+    let whole = m.options.whole.iter().copied();
+    let settings = m.options.settings.iter().map(|(name, _)| name.as_str());
+    for option in whole.chain(settings) {
         // the kernel's rule, also under runc: they belong to the file system that is there already
         b.warnings.push(format!(
             "{}: {option} belongs to a whole file system and changes nothing for a bind",

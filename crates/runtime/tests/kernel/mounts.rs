@@ -117,9 +117,10 @@ fn options_of_a_whole_file_system() {
 fn a_bind_of_a_file_system_option_is_warned_of() {
     let c = Container::sh("true");
     let src = c.dir.path().to_owned();
-    let c = c.bind("/v", &src, &["rbind", "sync"]);
+    let c = c.bind("/v", &src, &["rbind", "sync", "mode=755"]);
     let warnings = c.plan().unwrap().warnings().to_vec();
     assert!(warnings[0].contains("sync"), "{warnings:?}");
+    assert!(warnings[1].contains("mode"), "{warnings:?}");
     let c = c.bind("/w", &src, &["rbind", "noexex"]);
     assert!(c.plan().unwrap_err().to_string().contains("noexex"));
 }

@@ -184,9 +184,17 @@ fn what_is_not_built_is_refused_by_name() {
     let hooks = json!({"poststart": [{"path": "/bin/true"}]});
     assert!(refused("/hooks", hooks).contains("hooks"));
     let label = json!("system_u:object_r:svirt_sandbox_file_t:s0");
-    assert!(refused("/linux/mountLabel", label.clone()).contains("SELinux"));
     assert!(refused("/process/selinuxLabel", label).contains("SELinux"));
     assert!(refused("/linux/intelRdt", json!({})).contains("intelRdt"));
+}
+
+/// As under crun: there is nothing to label.
+#[test]
+fn a_mount_label_without_selinux_is_warned_of() {
+    let label = json!("system_u:object_r:svirt_sandbox_file_t:s0");
+    let c = crate::Container::sh("true").set("/linux/mountLabel", label);
+    let warnings = c.plan().unwrap().warnings().join(" ");
+    assert!(warnings.contains("linux.mountLabel"), "{warnings}");
 }
 
 /// The values a plan writes, by file.

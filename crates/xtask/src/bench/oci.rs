@@ -40,7 +40,7 @@ impl Runtime {
     fn new(name: &'static str, dir: &Path) -> Result<Self, Failed> {
         let binary = if name == OURS {
             let link = dir.join("runc");
-            symlink(dist::program_to_show()?, &link)?;
+            symlink(dist::oci_to_show()?, &link)?;
             link
         } else {
             setup::find(name).ok_or_else(|| format!("no {name}"))?
