@@ -1,9 +1,10 @@
 //! The least a container start can cost: clone3 with every namespace, an overlay root, the usual
 //! mounts, pivot_root, execve of the program, wait. No plan, no masks, no checks, no errors in
 //! words. With `--cgroup`, five directories are made, entered and removed; with `--seccomp`, the
-//! default filter is installed.
+//! default filter is installed. With `--spec`, the root is a bind mount and what runc's default
+//! config.json asks for is mounted and masked too: the least that an OCI runtime can do for it.
 //!
-//! `floor [--cgroup] [--seccomp] COUNT ROOTFS PROGRAM..` prints the median in microseconds.
+//! `floor [--cgroup] [--seccomp] [--spec] COUNT ROOTFS PROGRAM..` prints the median in microseconds.
 
 #![expect(clippy::print_stdout, reason = "a bench program")]
 #![expect(clippy::unwrap_used, reason = "a bench program fails by panicking")]
@@ -16,8 +17,8 @@ use std::time::Instant;
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, open};
 use rustix::mount::{
-    MountFlags, MountPropagationFlags, MoveMountFlags, UnmountFlags, mount, mount_change,
-    move_mount, unmount,
+    MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount,
+    mount_bind, mount_change, mount_remount, move_mount, open_tree, unmount,
 };
 use rustix::process::{WaitId, WaitIdOptions, waitid};
 use sys::process::CStrArray;
@@ -26,6 +27,9 @@ struct Start {
     argv: Vec<CString>,
     tasks: Vec<CString>,
     filter: Option<std::sync::Arc<runtime::seccomp::Filter>>,
+    /// The cgroups' own directories, shown in the container; empty without `--spec`.
+    shown: Vec<CString>,
+    spec: bool,
 }
 
 fn child(start: &Start, argv: &CStrArray<'_>, envp: &CStrArray<'_>, root: &OwnedFd) -> Infallible {
@@ -37,6 +41,7 @@ fn child(start: &Start, argv: &CStrArray<'_>, envp: &CStrArray<'_>, root: &Owned
     sys::process::loopback_up().unwrap();
     sys::process::sethostname(b"floor").unwrap();
     mount_change(c"/", MountPropagationFlags::DOWNSTREAM).unwrap();
+    let shown: Vec<OwnedFd> = start.shown.iter().map(|d| tree(d)).collect();
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
     move_mount(root, c"", CWD, c"/", flags).unwrap();
     rustix::process::fchdir(root).unwrap();
@@ -48,6 +53,10 @@ fn child(start: &Start, argv: &CStrArray<'_>, envp: &CStrArray<'_>, root: &Owned
     unmount(c".", UnmountFlags::DETACH).unwrap();
     rustix::process::chdir(c"/").unwrap();
     mounts();
+    if start.spec {
+        show(&shown);
+        mask();
+    }
     rustix::process::setsid().unwrap();
     sys::caps::limit_bounding(0xa804_25fb).unwrap();
     if let Some(f) = &start.filter {
@@ -95,6 +104,69 @@ fn mounts() {
     new(c"tmpfs", c"/dev/shm", safe, Some(c"mode=1777,size=65536k"));
 }
 
+fn tree(path: &CStr) -> OwnedFd {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    open_tree(CWD, path, flags).unwrap()
+}
+
+/// The spec's mount of type `cgroup`: a tmpfs with each hierarchy beneath, read-only.
+fn show(hierarchies: &[OwnedFd]) {
+    let safe = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    let at = c"/sys/fs/cgroup";
+    mount(c"cgroup", at, c"tmpfs", safe, Some(c"mode=755")).unwrap();
+    for (name, from) in [c"1", c"2", c"3", c"4", c"5", c"6"].iter().zip(hierarchies) {
+        let dir = open(at, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).unwrap();
+        rustix::fs::mkdirat(&dir, *name, Mode::from_raw_mode(0o755)).unwrap();
+        let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+        move_mount(from, c"", &dir, *name, flags).unwrap();
+        read_only(&dir, name);
+    }
+}
+
+fn read_only(dir: &OwnedFd, path: &CStr) {
+    let at = open(c".", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).unwrap();
+    rustix::process::fchdir(dir).unwrap();
+    mount_remount(path, MountFlags::BIND | MountFlags::RDONLY, c"").unwrap();
+    rustix::process::fchdir(&at).unwrap();
+}
+
+/// The spec's masked and read-only paths, as far as the host has them.
+fn mask() {
+    let root = open(c"/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).unwrap();
+    for path in [
+        c"/proc/acpi",
+        c"/proc/asound",
+        c"/proc/kcore",
+        c"/proc/keys",
+        c"/proc/latency_stats",
+        c"/proc/timer_list",
+        c"/proc/timer_stats",
+        c"/proc/sched_debug",
+        c"/sys/firmware",
+        c"/proc/scsi",
+    ] {
+        let Ok(about) = rustix::fs::stat(path) else {
+            continue;
+        };
+        if FileType::from_raw_mode(about.st_mode) == FileType::Directory {
+            mount(c"tmpfs", path, c"tmpfs", MountFlags::RDONLY, None::<&CStr>).unwrap();
+        } else {
+            mount_bind(c"/dev/null", path).unwrap();
+        }
+    }
+    for path in [
+        c"/proc/bus",
+        c"/proc/fs",
+        c"/proc/irq",
+        c"/proc/sys",
+        c"/proc/sysrq-trigger",
+    ] {
+        if mount_bind(path, path).is_ok() {
+            read_only(&root, path);
+        }
+    }
+}
+
 /// The same hierarchies a container of ours gets, beside them.
 fn cgroups(id: &str) -> Vec<PathBuf> {
     let facts = host::cgroups::read().unwrap();
@@ -115,7 +187,11 @@ fn once(start: &Start, dirs: &[PathBuf], lower: &Path, work: &Path) -> u128 {
     let upper = (work.join("upper"), work.join("work"));
     let options = runtime::rootfs::OverlayOptions::default();
     let lowers = [lower.to_owned()];
-    let root = runtime::rootfs::overlay(&lowers, Some((&upper.0, &upper.1)), options).unwrap();
+    let root = if start.spec {
+        tree(&CString::new(lower.to_string_lossy().as_bytes()).unwrap())
+    } else {
+        runtime::rootfs::overlay(&lowers, Some((&upper.0, &upper.1)), options).unwrap()
+    };
     let argv: CStrArray<'_> = start.argv.iter().map(CString::as_c_str).collect();
     let envp: CStrArray<'_> = [c"PATH=/bin"].into_iter().collect();
     let namespaces = libc::CLONE_NEWNS
@@ -142,7 +218,7 @@ fn main() {
         let at = args.iter().position(|a| a == name);
         at.map(|at| args.remove(at)).is_some()
     };
-    let (cgroup, seccomp) = (flag("--cgroup"), flag("--seccomp"));
+    let (cgroup, seccomp, spec) = (flag("--cgroup"), flag("--seccomp"), flag("--spec"));
     let count: usize = args[0].parse().unwrap();
     let lower = PathBuf::from(&args[1]);
     let id = format!("plimsoll-floor{}", std::process::id());
@@ -155,6 +231,12 @@ fn main() {
             .collect(),
         tasks: tasks.map(|t| CString::new(t).unwrap()).collect(),
         filter: seccomp.then(|| runtime::seccomp::default_filter(0xa804_25fb)),
+        shown: dirs
+            .iter()
+            .filter(|_| spec)
+            .map(|d| CString::new(d.display().to_string()).unwrap())
+            .collect(),
+        spec,
     };
     let work = std::env::temp_dir().join(&id);
     for d in ["upper", "work"] {

@@ -197,7 +197,7 @@ impl Child<'_> {
     }
 
     /// Who hears of this start.
-    fn listener(&self) -> BorrowedFd<'_> {
+    pub(super) fn listener(&self) -> BorrowedFd<'_> {
         self.starter.as_ref().map_or(self.channel, AsFd::as_fd)
     }
 
@@ -656,7 +656,10 @@ impl Child<'_> {
             clone_tree(CWD, source, recursive).at(Detail::Source)?
         } else {
             let slot = self.slots.get_mut(slot as usize).ok_or(Errno::MFILE)?;
-            slot.take().ok_or(Errno::BADF)?
+            let taken = slot.take().ok_or(Errno::BADF)?;
+            // A clone of the clone is as young as its place in the list, which is what mountinfo
+            // is sorted by; before Linux 6.15 a detached mount can't be cloned.
+            clone_tree(taken.as_fd(), c"", recursive).unwrap_or(taken)
         };
         let early = set_attrs(tree.as_fd(), &attrs);
         let late = is_missing(&early);

@@ -283,18 +283,29 @@ fn heard(
 }
 
 /// Tells a container that waits on its socket to run its program, and waits until it does.
-/// `connection` is connected to the socket of [`crate::Stages::start`].
+/// `connection` is connected to the socket of [`crate::Stages::start`]. `agent`: the container's
+/// plan and first process, where a seccomp agent is to be told.
 ///
 /// # Errors
 /// The step that failed; the child ends by itself.
-pub fn start(connection: BorrowedFd<'_>) -> Result<(), StepError> {
+pub fn start(
+    connection: BorrowedFd<'_>,
+    agent: Option<(EncodedPlan<'_>, i32)>,
+) -> Result<(), StepError> {
     sys::fdpass::send(connection, &[SAY_GO], &[]).map_err(|_| vanished())?;
     let (mut executing, mut terminal) = (false, None);
-    // a container that waited has nothing left to ask for
-    let mut asked = None;
-    match heard(connection, &mut executing, &mut terminal, &mut asked) {
-        Ok(_) if asked.is_some() => Err(vanished()),
-        other => other.map(drop),
+    loop {
+        let mut asked = None;
+        let stop = heard(connection, &mut executing, &mut terminal, &mut asked)?;
+        // a container that waited has nothing else left to ask for
+        match (asked, agent) {
+            (None, _) if stop == Stop::Running => return Ok(()),
+            (Some((SAY_LISTENER, _, fds)), Some((plan, pid))) => {
+                let listener = fds.into_iter().next().ok_or_else(vanished)?;
+                Service::of(&plan).hand_over(pid, listener.as_fd())?;
+            }
+            _ => return Err(vanished()),
+        }
     }
 }
 

@@ -52,7 +52,7 @@ impl Child<'_> {
     /// here on a call may need the agent's word.
     pub(super) fn seccomp_agent(&self, program: &[u8], flags: u32) -> Step {
         let listener = sys::seccomp::install_with_listener(program, flags)?;
-        sys::fdpass::send(self.channel, &[SAY_LISTENER], &[listener.as_fd()])?;
+        sys::fdpass::send(self.listener(), &[SAY_LISTENER], &[listener.as_fd()])?;
         Ok(())
     }
 

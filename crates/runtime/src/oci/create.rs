@@ -5,17 +5,18 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use host::Facts;
-use oci_spec::runtime::{Process, Spec};
+use oci_spec::runtime::{ContainerState, Process, Spec, State as AgentState};
 
 use super::container::{CONFIG, Directory, INIT, SOCKET, STATE};
 use super::error::{errno, io};
 use super::hooks::{self, Kind};
 use super::process::Identity;
-use super::state::{FORMAT, Record};
+use super::state::{self, FORMAT, Record};
 use super::{Container, OciError, Runtime, State, Status, console, rfc3339};
 use crate::cgroup::Cgroup;
 use crate::{
-    Asked, Descriptors, EncodedPlan, Pending, Plan, PlanInput, Rootfs, SeccompChoice, Stages, Stop,
+    Asked, Choices, Descriptors, EncodedPlan, Pending, Plan, PlanInput, Rootfs, SeccompChoice,
+    Stages, Stop,
 };
 
 /// What `create` and `run` are asked for.
@@ -175,6 +176,24 @@ pub(super) fn stdio() -> [BorrowedFd<'static>; 3] {
     ]
 }
 
+/// What was encoded a moment ago decodes.
+pub(super) fn decoded(plan: &Plan) -> Result<EncodedPlan<'_>, OciError> {
+    EncodedPlan::decode(plan.encode()).map_err(|e| OciError::Invalid {
+        what: "plan".to_owned(),
+        why: e.to_string(),
+    })
+}
+
+pub(super) fn choices(record: &Record, state: Option<AgentState>) -> Choices {
+    Choices {
+        no_pivot: record.no_pivot,
+        strict_limits: true,
+        bundle: Some(record.bundle.clone()),
+        state,
+        ..Choices::default()
+    }
+}
+
 /// Inputs of a plan, kept to make it again for an error's words.
 pub(super) fn plan_of(
     spec: &Spec,
@@ -182,7 +201,7 @@ pub(super) fn plan_of(
     rootfs: &Path,
     cgroup: Option<&Cgroup>,
     stages: &Stages<'_>,
-    (bundle, no_pivot): (&Path, bool),
+    choices: Choices,
 ) -> Result<Plan, OciError> {
     Ok(crate::plan_staged(
         &PlanInput {
@@ -196,12 +215,7 @@ pub(super) fn plan_of(
             asked: asked(spec.process().as_ref()),
             create_cwd: true,
             die_with_parent: false,
-            choices: crate::Choices {
-                no_pivot,
-                strict_limits: true,
-                bundle: Some(bundle.to_owned()),
-                ..crate::Choices::default()
-            },
+            choices,
         },
         stages,
     )?)
@@ -252,17 +266,21 @@ impl Runtime {
             ready: true,
             start: wait.then_some(0),
         };
+        let record = record(wanted, &bundle, cgroup);
+        let creating = ContainerState::Creating;
+        let told = state::for_agent(&bundle.spec, wanted.id, &record, creating, None);
         let plan = plan_of(
             &bundle.spec,
             &facts,
             &bundle.rootfs,
-            cgroup.as_ref(),
+            record.cgroup.as_ref(),
             &stages,
-            (wanted.bundle, wanted.no_pivot),
+            choices(&record, told),
         )?;
         plan.warnings().iter().for_each(|w| self.warn(w.as_str()));
         let directory = self.claim(wanted.id)?;
-        if let Err(e) = cgroup.as_ref().map_or(Ok(()), super::cgroups::check_unused) {
+        let unused = record.cgroup.as_ref().map(super::cgroups::check_unused);
+        if let Some(Err(e)) = unused {
             directory.remove()?;
             return Err(e);
         }
@@ -274,7 +292,7 @@ impl Runtime {
             plan: &plan,
             console,
             pidfd_socket,
-            container: Container::new(wanted.id, directory, record(wanted, &bundle, cgroup)),
+            container: Container::new(wanted.id, directory, record),
         };
         match making.go(wait) {
             Ok(running) => Ok(running),
@@ -329,11 +347,7 @@ impl Making<'_> {
             target: None,
             passed: &passed,
         };
-        // what was encoded a moment ago decodes
-        let encoded = EncodedPlan::decode(self.plan.encode()).map_err(|e| OciError::Invalid {
-            what: "plan".to_owned(),
-            why: e.to_string(),
-        })?;
+        let encoded = decoded(self.plan)?;
         let begun = crate::begin(&encoded, &fds);
         let mut pending = begun.map_err(|e| failed(self.plan, e))?;
         match self.attend(&mut pending, wait) {

@@ -4,12 +4,16 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use host::{CgroupFacts, CgroupMode, Facts};
-use oci_spec::runtime::Process;
+use oci_spec::runtime::{ContainerState, Process, Spec};
 use rustix::process::WaitIdStatus;
 
-use super::create::{asked, check_console, check_preserved, failed, give_home, labels, stdio};
+use super::create::{
+    asked, check_console, check_preserved, decoded, failed, give_home, labels, stdio,
+};
+use super::state::for_agent;
 use super::{Container, OciError, Running, Runtime, Status, console};
-use crate::{Descriptors, EncodedPlan, ExecInput, SeccompChoice, Stages};
+use crate::cgroup::Cgroup;
+use crate::{Choices, Descriptors, ExecInput, Plan, SeccompChoice, Stages};
 
 /// A cgroup below the container's: of one controller, or of all.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,6 +57,38 @@ fn no_cgroup_facts() -> CgroupFacts {
     }
 }
 
+fn planned(
+    container: &Container,
+    spec: &Spec,
+    process: &Process,
+    cgroup: Option<&Cgroup>,
+    wanted: &Exec<'_>,
+) -> Result<Plan, OciError> {
+    let facts = Facts::brief(no_cgroup_facts(), labels(Some(process)));
+    let stages = Stages {
+        preserve: wanted.preserve_fds,
+        ..Stages::default()
+    };
+    let running = ContainerState::Running;
+    let pid = container.init.map(|i| i.pid);
+    let choices = Choices {
+        strict_limits: true,
+        state: for_agent(spec, container.id(), &container.record, running, pid),
+        ..Choices::default()
+    };
+    let input = ExecInput {
+        container: spec,
+        process,
+        facts: &facts,
+        cgroup,
+        seccomp: SeccompChoice::Spec,
+        asked: asked(Some(process)),
+        die_with_parent: false,
+        choices,
+    };
+    Ok(crate::plan_exec_staged(&input, &stages)?)
+}
+
 impl Runtime {
     /// Runs a further process in a container.
     ///
@@ -85,32 +121,9 @@ impl Runtime {
                 &PathBuf::from(format!("/proc/{}/root", init.pid)),
             );
         }
-        let facts = Facts::brief(no_cgroup_facts(), labels(Some(wanted.process)));
-        let stages = Stages {
-            preserve: wanted.preserve_fds,
-            ..Stages::default()
-        };
-        let plan = crate::plan_exec_staged(
-            &ExecInput {
-                container: &spec,
-                process: &process,
-                facts: &facts,
-                cgroup: cgroup.as_ref(),
-                seccomp: SeccompChoice::Spec,
-                asked: asked(Some(wanted.process)),
-                die_with_parent: false,
-                choices: crate::Choices {
-                    strict_limits: true,
-                    ..crate::Choices::default()
-                },
-            },
-            &stages,
-        )?;
+        let plan = planned(container, &spec, &process, cgroup.as_ref(), wanted)?;
         plan.warnings().iter().for_each(|w| self.warn(w.as_str()));
-        let encoded = EncodedPlan::decode(plan.encode()).map_err(|e| OciError::Invalid {
-            what: "plan".to_owned(),
-            why: e.to_string(),
-        })?;
+        let encoded = decoded(&plan)?;
         let fds = Descriptors {
             root: None,
             stdio: stdio(),

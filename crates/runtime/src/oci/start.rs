@@ -3,13 +3,14 @@
 use std::os::fd::AsFd;
 
 use host::Facts;
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{ContainerState, Spec};
 
 use super::container::SOCKET;
-use super::create::{failed, labels, plan_of};
+use super::create::{choices, decoded, failed, labels, plan_of};
 use super::hooks::{self, Kind};
+use super::state::for_agent;
 use super::{Container, OciError, Runtime, Status};
-use crate::{Stages, StepError};
+use crate::{Plan, Stages, StepError};
 
 impl Runtime {
     /// Runs the program of a container that was created.
@@ -40,30 +41,54 @@ impl Runtime {
         }
         sys::fault::point("oci.start")
             .map_err(super::error::io("start", &container.directory.path))?;
-        let started = crate::start(connection.as_fd());
+        let agent = Self::agent(&container, &spec)?;
+        let agent = match &agent {
+            Some((plan, pid)) => Some((decoded(plan)?, *pid)),
+            None => None,
+        };
+        let started = crate::start(connection.as_fd(), agent);
+        if started.is_err() && agent.is_some() {
+            // its calls would wait for an agent that doesn't know of them
+            container.kill_processes()?;
+        }
         let removed = container.directory.remove_file(SOCKET);
-        started.map_err(|e| self.explain(&container, &spec, e))?;
+        started.map_err(|e| Self::explain(&container, &spec, e))?;
         removed?;
         self.after_start(&container, &spec);
         Ok(())
     }
 
+    /// The plan that the container was made by.
+    fn plan_again(container: &Container, spec: &Spec) -> Result<Plan, OciError> {
+        let facts = Facts::brief(Self::cgroup_facts()?, labels(spec.process().as_ref()));
+        let record = &container.record;
+        let rootfs = &record.rootfs;
+        let stages = Stages {
+            hooks: hooks::before_pivot(spec).then_some(rootfs.as_path()),
+            ready: true,
+            start: Some(0),
+            ..Stages::default()
+        };
+        let (created, pid) = (ContainerState::Created, container.init.map(|i| i.pid));
+        let told = for_agent(spec, container.id(), record, created, pid);
+        let choices = choices(record, told);
+        plan_of(spec, &facts, rootfs, container.cgroup(), &stages, choices)
+    }
+
+    /// Of a container whose seccomp agent is still to be told: `start` does it, the process that
+    /// made the container is gone.
+    fn agent(container: &Container, spec: &Spec) -> Result<Option<(Plan, i32)>, OciError> {
+        let profile = spec.linux().as_ref().and_then(|l| l.seccomp().as_ref());
+        let listener = profile.and_then(|p| p.listener_path().as_ref());
+        let (Some(_), Some(init)) = (listener, container.init) else {
+            return Ok(None);
+        };
+        Ok(Some((Self::plan_again(container, spec)?, init.pid)))
+    }
+
     /// The plan's own words: the steps are numbered the same each time.
-    fn explain(&self, container: &Container, spec: &Spec, error: StepError) -> OciError {
-        let plan = Self::cgroup_facts().and_then(|cgroups| {
-            let facts = Facts::brief(cgroups, labels(spec.process().as_ref()));
-            let record = &container.record;
-            let rootfs = &record.rootfs;
-            let stages = Stages {
-                hooks: hooks::before_pivot(spec).then_some(rootfs.as_path()),
-                ready: true,
-                start: Some(0),
-                ..Stages::default()
-            };
-            let place = (record.bundle.as_path(), record.no_pivot);
-            plan_of(spec, &facts, rootfs, container.cgroup(), &stages, place)
-        });
-        match plan {
+    fn explain(container: &Container, spec: &Spec, error: StepError) -> OciError {
+        match Self::plan_again(container, spec) {
             Ok(plan) => failed(&plan, error),
             Err(_) => OciError::Start {
                 words: error.to_string(),

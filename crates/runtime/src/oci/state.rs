@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use oci_spec::runtime::{ContainerState, Spec, State as AgentState, StateBuilder};
 use serde::{Deserialize, Serialize};
 
 use super::Status;
@@ -46,4 +47,28 @@ pub struct State {
     pub annotations: BTreeMap<String, String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub owner: Option<String>,
+}
+
+/// What a seccomp agent is told of a container whose profile has one. `pid`: of its first process,
+/// once there is one.
+pub(super) fn for_agent(
+    spec: &Spec,
+    id: &str,
+    record: &Record,
+    status: ContainerState,
+    pid: Option<i32>,
+) -> Option<AgentState> {
+    let seccomp = spec.linux().as_ref()?.seccomp().as_ref()?;
+    seccomp.listener_path().as_ref()?;
+    let annotations = record.annotations.clone().into_iter();
+    let state = StateBuilder::default()
+        .version(record.oci_version.as_str())
+        .id(id)
+        .status(status)
+        .bundle(record.bundle.as_path())
+        .annotations(annotations.collect::<std::collections::HashMap<_, _>>());
+    match pid {
+        Some(pid) => state.pid(pid).build().ok(),
+        None => state.build().ok(),
+    }
 }

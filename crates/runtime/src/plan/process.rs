@@ -321,11 +321,6 @@ fn privileges(
     };
     let filter = filter(c, sets.bounding)?;
     if filter.as_ref().is_some_and(|f| f.notifies) {
-        if c.stages.start.is_some() {
-            let why =
-                "SCMP_ACT_NOTIFY is not supported yet where create and start are apart: use run";
-            return Err(invalid("linux.seccomp", why));
-        }
         prelude.agent = Some(seccomp_agent::plan(b, c.profile, c.choices)?);
     }
     let install = |b: &mut Builder| {

@@ -302,6 +302,38 @@ fn propagation_options_are_applied_in_order() {
     });
 }
 
+fn clones_detached(of: &Path) -> bool {
+    use rustix::mount::{OpenTreeFlags, open_tree};
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let first = open_tree(rustix::fs::CWD, of, flags).unwrap();
+    open_tree(first, "", flags | OpenTreeFlags::AT_EMPTY_PATH).is_ok()
+}
+
+/// mountinfo is sorted by age from Linux 6.8 on. One that stays a peer is cloned before the others,
+/// and again at its turn from Linux 6.15 on, where that can be had.
+#[test]
+fn mounts_are_as_old_as_their_place_in_the_list() {
+    let c = Container::sh("grep -o ' /order[^ ]* ' /proc/self/mountinfo");
+    let src = c.dir.path().join("src");
+    fs::create_dir(&src).unwrap();
+    with_own_mounts(|| {
+        tmpfs(&src);
+        rustix::mount::mount_change(&src, rustix::mount::MountPropagationFlags::SHARED).unwrap();
+        let c = c
+            .bind("/order1", &src, &["bind", "private"])
+            .bind("/order2", &src, &["bind", "shared"])
+            .bind("/order3", &src, &["rbind", "rshared"])
+            .bind("/order4", &src, &["bind", "slave"]);
+        let out = c.run().stdout;
+        let mut seen: Vec<&str> = out.split_whitespace().collect();
+        if !clones_detached(&src) {
+            println!("the order needs Linux 6.15: a clone of a detached mount");
+            seen.sort_unstable();
+        }
+        assert_eq!(seen, ["/order1", "/order2", "/order3", "/order4"]);
+    });
+}
+
 /// What is set once the root is "/": one with peers couldn't be pivoted to.
 #[test]
 fn the_roots_propagation() {

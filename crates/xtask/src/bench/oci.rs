@@ -127,8 +127,9 @@ pub(crate) fn oci(options: &Options) -> Result<(), Failed> {
         "Written by `cargo xtask bench oci`: the three runtimes in one run, interleaved, medians \
          of {} rounds, one bundle of\nbusybox, one config: `runc spec`'s, running `true`, with \
          and without the seccomp profile that dockerd gives its\ncontainers. The floor is \
-         crates/runtime/examples/floor.rs with cgroups, and with its filter beside the profile. \
-         CPU is\nthat of the runtime and its container.",
+         crates/runtime/examples/floor.rs with cgroups, and with its filter beside the profile; \
+         a row of its own has that\nprogram doing all that the config asks for (its cgroup mounts, \
+         masks, read-only paths), started as a program like\na runtime. CPU is that of the runtime and its container.",
         options.rounds
     );
     let path = crate::run::root().join("bench/OCI.md");
@@ -277,6 +278,18 @@ impl Floor {
         })
     }
 
+    /// One start, as a program of its own that does what the spec asks for and nothing else, in
+    /// milliseconds: what a runtime could at best take.
+    fn spec(&self, seccomp: bool) -> Result<f64, Failed> {
+        let mut command = program(&self.program);
+        command.args(["--cgroup", "--spec"]);
+        command.args(seccomp.then_some("--seccomp"));
+        command.arg("1").arg(&self.rootfs).arg("/bin/true");
+        let begin = Instant::now();
+        output(&mut command)?;
+        Ok(begin.elapsed().as_secs_f64() * 1e3)
+    }
+
     /// Median of some starts, in milliseconds.
     fn take(&self, seccomp: bool) -> Result<f64, Failed> {
         let mut command = program(&self.program);
@@ -300,12 +313,12 @@ fn runs(
     what: &str,
     table: &mut Table,
 ) -> Result<(), Failed> {
-    let (mut wall, mut cpu) = (Samples::new(), Samples::new());
+    let (mut wall, mut cpu, mut spec) = (Samples::new(), Samples::new(), Samples::new());
     let seccomp = what.contains("profile");
     for round in 0..=options.rounds {
         if round == 1 {
             // the first warms caches and doesn't count
-            (wall, cpu) = (Samples::new(), Samples::new());
+            (wall, cpu, spec) = (Samples::new(), Samples::new(), Samples::new());
         }
         for (runtime, bundle) in runtimes.iter().zip(bundles) {
             let bundle = bundle.to_string_lossy();
@@ -313,6 +326,10 @@ fn runs(
             take(runtime, &mut wall, &mut cpu, || runtime.run(&arguments))?;
         }
         wall.entry("floor").or_default().push(floor.take(seccomp)?);
+        spec.entry("floor").or_default().push(floor.spec(seccomp)?);
+    }
+    if let Some(ours) = wall.get(OURS) {
+        spec.insert(OURS, ours.clone());
     }
     let targets = [Target::Share("crun", 0.4), Target::Share("floor", 1.35)];
     table.row(
@@ -320,6 +337,12 @@ fn runs(
         "ms",
         &medians(&wall),
         &targets,
+    );
+    table.row(
+        &format!("`run`, {what}: wall, the floor with the spec's mounts and a program's start"),
+        "ms",
+        &medians(&spec),
+        &[],
     );
     let targets = [Target::Share("crun", 0.6), Target::Share("runc", 0.15)];
     table.row(
