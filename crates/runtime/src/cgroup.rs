@@ -18,6 +18,7 @@
 //! source: Linux Documentation/admin-guide/cgroup-v1, cgroup-v2.rst; OCI runtime-spec 1.2
 //! config-linux.md "Control groups".
 
+mod details;
 mod devices;
 mod limits;
 mod observe;
@@ -32,6 +33,7 @@ use oci_spec::runtime::LinuxResources;
 
 use crate::systemd::{Manager, Scope, SystemdError};
 
+pub(crate) use details::{Counter, Details};
 pub(crate) use devices::{nodes as device_nodes, program as device_program, unrestricted};
 pub use limits::LimitError;
 pub(crate) use limits::{io_weight, weight, writes};

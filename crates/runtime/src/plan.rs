@@ -601,8 +601,12 @@ pub fn plan_staged(input: &PlanInput<'_>, stages: &Stages<'_>) -> Result<Plan, P
         ..Prelude::default()
     };
     namespaces.maps(&mut b, &mut prelude, &linux, input.facts)?;
-    if let Some(cgroup) = input.cgroup {
-        prelude.cgroup(&mut b, cgroup, input, linux.resources().as_ref())?;
+    match input.cgroup {
+        Some(cgroup) => prelude.cgroup(&mut b, cgroup, input, linux.resources().as_ref())?,
+        None if input.choices.strict_limits && without.is_none() => {
+            no_cgroup(linux.resources().as_ref(), input.facts)?;
+        }
+        None => {}
     }
     let asked = input.asked.with(&input.choices, process);
     process::before(&mut b, process, input.facts, &asked)?;
@@ -643,6 +647,23 @@ pub fn plan_staged(input: &PlanInput<'_>, stages: &Stages<'_>) -> Result<Plan, P
         },
     )?;
     Ok(prelude.finish(b, &program))
+}
+
+/// A limit that nothing would enforce is refused.
+fn no_cgroup(resources: Option<&LinuxResources>, facts: &host::Facts) -> Result<(), PlanError> {
+    if !resources.is_some_and(limits_anything) {
+        return Ok(());
+    }
+    let why = if facts.cgroup.mode == host::CgroupMode::None {
+        "this host has no control groups mounted"
+    } else {
+        "no control group is delegated to this user: leave the limits out, or use a cgroup that is \
+         (--systemd-cgroup, or a systemd unit with Delegate=yes)"
+    };
+    Err(PlanError::Host {
+        what: "limiting resources".to_owned(),
+        why: why.to_owned(),
+    })
 }
 
 /// Without privilege a container has a cgroup only where one is delegated to the user: else it

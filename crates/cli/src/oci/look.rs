@@ -52,7 +52,7 @@ fn list(context: &Context, format: Format, _: &[String]) -> Outcome {
     for state in &mut all {
         if let Some(owner) = &mut state.owner {
             let name = owner.parse().ok().and_then(|uid: u32| names.get(&uid));
-            name.cloned().unwrap_or_default().clone_into(owner);
+            *owner = name.cloned().unwrap_or_else(|| format!("#{owner}"));
         }
     }
     if format.quiet {

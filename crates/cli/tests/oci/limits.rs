@@ -111,7 +111,18 @@ fn counters_once_and_until_the_end() {
     assert_eq!(once["type"], "stats");
     assert_eq!(once["id"], lab.id());
     assert_eq!(once["data"]["pids"]["current"], 1);
-    assert!(once["data"]["memory"]["usage"]["usage"].as_u64().unwrap() > 0);
+    let memory = &once["data"]["memory"];
+    assert!(memory["usage"]["usage"].as_u64().unwrap() > 0);
+    // pages of tables and stacks: a container without any can't run
+    assert!(memory["kernel"]["usage"].as_u64().unwrap() > 0, "{memory}");
+    let cpus = once["data"]["cpu"]["usage"]["percpu"].as_array().unwrap();
+    assert_eq!(
+        once["data"]["cpu"]["usage"]["percpu_user"]
+            .as_array()
+            .unwrap()
+            .len(),
+        cpus.len()
+    );
     let mut events = lab.spawn(&["events", "--interval", "20ms", lab.id()]);
     let mut line = String::new();
     let mut out = std::io::BufReader::new(events.stdout.take().unwrap());

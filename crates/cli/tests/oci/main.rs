@@ -14,4 +14,5 @@ mod harness;
 mod hooks;
 mod life;
 mod limits;
+mod rootless;
 mod terminal;

@@ -66,19 +66,19 @@ fn kills(file: &Path) -> Result<u64, CgroupError> {
     Ok(field(&read(file)?, "oom_kill").unwrap_or(0))
 }
 
-fn field(text: &str, name: &str) -> Option<u64> {
+pub(super) fn field(text: &str, name: &str) -> Option<u64> {
     text.lines().find_map(|l| {
         let (key, value) = l.split_once(' ')?;
         (key == name).then(|| value.trim().parse().ok())?
     })
 }
 
-fn number(dir: &Dir, file: &str) -> Option<u64> {
+pub(super) fn number(dir: &Dir, file: &str) -> Option<u64> {
     read(&dir.file(file)).ok()?.trim().parse().ok()
 }
 
 /// A limit: `max` and v1's largest value are none.
-fn bound(dir: &Dir, file: &str) -> Option<u64> {
+pub(super) fn bound(dir: &Dir, file: &str) -> Option<u64> {
     number(dir, file).filter(|n| *n < 0x7fff_ffff_ffff_0000)
 }
 

@@ -98,8 +98,10 @@ impl Runtime {
 impl Container {
     pub(super) fn freezer(&self) -> Result<&Cgroup, OciError> {
         self.cgroup().ok_or_else(|| OciError::Refused {
-            what: "this on a container without a cgroup".to_owned(),
-            why: "mount control groups and make it again".to_owned(),
+            what: "pausing, limiting or measuring a container that has no cgroup".to_owned(),
+            why: "give it one when it is made: as root, or in a cgroup that is delegated to this \
+                  user (--systemd-cgroup)"
+                .to_owned(),
         })
     }
 

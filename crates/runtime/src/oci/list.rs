@@ -2,9 +2,9 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 use super::{OciError, Runtime, State};
-use crate::cgroup::Cgroup;
 
 /// A process of a container, as `ps -ef` shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,15 +52,39 @@ impl Runtime {
         Ok(out)
     }
 
-    /// The ids of all processes in a container, as the caller sees them.
+    /// The ids of all processes in a container, as the caller sees them: those of its cgroup, and
+    /// where it has none, those of its pid namespace.
     ///
     /// # Errors
-    /// When the cgroup can't be read.
+    /// When the cgroup can't be read; when it has neither.
     pub fn pids(&self, id: &str) -> Result<Vec<i32>, OciError> {
         let container = self.container(id)?;
-        let pids = container.cgroup().map(Cgroup::pids).transpose()?;
-        Ok(pids.unwrap_or_default())
+        let Some(cgroup) = container.cgroup() else {
+            let init = container.init.filter(|i| i.is_alive());
+            return init.map_or(Ok(Vec::new()), |i| in_namespace_of(i.pid));
+        };
+        Ok(cgroup.pids()?)
     }
+}
+
+fn in_namespace_of(init: i32) -> Result<Vec<i32>, OciError> {
+    let namespace = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/pid"));
+    let path = Path::new("/proc");
+    let theirs = namespace(&init.to_string()).map_err(super::error::io("read", path))?;
+    if namespace("self").is_ok_and(|own| own == theirs) {
+        return Err(OciError::Refused {
+            what: "listing the processes of a container without a cgroup and a pid namespace of its own".to_owned(),
+            why: "nothing tells them from others".to_owned(),
+        });
+    }
+    let entries = fs::read_dir(path).map_err(super::error::io("read", path))?;
+    let names = entries.flatten().map(|e| e.file_name());
+    let pids = names.filter_map(|n| n.to_str()?.parse::<i32>().ok());
+    let mut pids: Vec<i32> = pids
+        .filter(|pid| namespace(&pid.to_string()).is_ok_and(|n| n == theirs))
+        .collect();
+    pids.sort_unstable();
+    Ok(pids)
 }
 
 /// What /proc says of a process; `None`: it is gone. source: proc_pid_stat(5).

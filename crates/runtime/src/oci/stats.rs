@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::container::STATE;
 use super::{Container, OciError, Runtime};
-use crate::cgroup::{OomWatch, Stats};
+use crate::cgroup::{Counter, Details, OomWatch, Stats};
 
 /// What [`Watch::next`] found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,7 +70,8 @@ impl Runtime {
     /// When it isn't running.
     pub fn stats(&self, container: &Container) -> Result<Value, OciError> {
         container.pidfd().ok_or(OciError::NotRunning)?;
-        Ok(data(&container.freezer()?.stats()?))
+        let cgroup = container.freezer()?;
+        Ok(data(&cgroup.stats()?, &cgroup.details()))
     }
 
     /// # Errors
@@ -107,13 +108,30 @@ impl Runtime {
     }
 }
 
-fn entry(usage: u64, max: Option<u64>, limit: Option<u64>, failcnt: u64) -> Value {
+fn entry(c: Counter) -> Value {
     json!({
-        "limit": limit.unwrap_or(u64::MAX),
-        "usage": usage,
-        "max": max.unwrap_or(0),
-        "failcnt": failcnt
+        "limit": c.limit.unwrap_or(u64::MAX),
+        "usage": c.usage,
+        "max": c.max,
+        "failcnt": c.failcnt
     })
+}
+
+fn cpuset(d: &Details) -> Value {
+    let lists = d.cpuset_lists.iter().map(|(k, v)| (*k, json!(v)));
+    let flags = d.cpuset_flags.iter().map(|(k, v)| (*k, json!(v)));
+    let all: BTreeMap<&str, Value> = lists.chain(flags).collect();
+    json!(all)
+}
+
+fn hugetlb(d: &Details) -> Value {
+    let one = |c: &Counter| json!({"usage": c.usage, "max": c.max, "failcnt": c.failcnt});
+    let all: BTreeMap<&str, Value> = d
+        .hugetlb
+        .iter()
+        .map(|(k, c)| (k.as_str(), one(c)))
+        .collect();
+    json!(all)
 }
 
 fn io(list: &[(u64, u64, String, u64)]) -> Value {
@@ -124,7 +142,13 @@ fn io(list: &[(u64, u64, String, u64)]) -> Value {
         .collect()
 }
 
-fn data(s: &Stats) -> Value {
+fn data(s: &Stats, d: &Details) -> Value {
+    let memory = Counter {
+        usage: s.memory_usage,
+        max: s.memory_max_usage.unwrap_or(0),
+        limit: s.memory_limit,
+        failcnt: s.memory_failcnt,
+    };
     let raw: BTreeMap<&str, u64> = s
         .memory_stat
         .iter()
@@ -135,6 +159,8 @@ fn data(s: &Stats) -> Value {
             "usage": {
                 "total": s.cpu_usage_ns,
                 "percpu": s.cpu_percpu_ns,
+                "percpu_kernel": d.percpu_kernel,
+                "percpu_user": d.percpu_user,
                 "kernel": s.cpu_system_ns,
                 "user": s.cpu_user_ns
             },
@@ -144,13 +170,13 @@ fn data(s: &Stats) -> Value {
                 "throttledTime": s.throttled_ns
             }
         },
-        "cpuset": {},
+        "cpuset": cpuset(d),
         "memory": {
             "cache": raw.get("cache").or_else(|| raw.get("file")),
-            "usage": entry(s.memory_usage, s.memory_max_usage, s.memory_limit, s.memory_failcnt),
-            "swap": entry(raw.get("swap").copied().unwrap_or(0), None, None, 0),
-            "kernel": entry(0, None, None, 0),
-            "kernelTCP": entry(0, None, None, 0),
+            "usage": entry(memory),
+            "swap": entry(d.swap),
+            "kernel": entry(d.kernel),
+            "kernelTCP": entry(d.kernel_tcp),
             "raw": raw
         },
         "pids": {"current": s.pids, "limit": s.pids_limit.unwrap_or(0)},
@@ -158,7 +184,7 @@ fn data(s: &Stats) -> Value {
             "ioServiceBytesRecursive": io(&s.io_bytes),
             "ioServicedRecursive": io(&s.io_ops)
         },
-        "hugetlb": {},
+        "hugetlb": hugetlb(d),
         "intel_rdt": {},
         "network_interfaces": null
     })

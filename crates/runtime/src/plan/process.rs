@@ -1,5 +1,6 @@
 //! The process: limits, ids, capabilities, filter, program.
 
+use std::collections::BTreeSet;
 use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
 
@@ -278,7 +279,7 @@ fn privileges(
     c: &Context<'_>,
     program: &Program,
 ) -> Result<(), PlanError> {
-    warn_of_unknown(b, process, c.facts);
+    warn_of_missing(b, process, c.facts);
     let sets = sets(process, c.facts);
     let user = process.user();
     let groups = user.additional_gids().as_deref().unwrap_or_default();
@@ -346,7 +347,9 @@ fn privileges(
 }
 
 /// What this kernel doesn't know is left out, and said.
-fn warn_of_unknown(b: &mut Builder, process: &Process, facts: &Facts) {
+/// What is left out of the sets that [`sets`] makes. source: runtime-spec config.md "Linux Process":
+/// what can't be granted is a warning.
+fn warn_of_missing(b: &mut Builder, process: &Process, facts: &Facts) {
     let Some(caps) = process.capabilities().as_ref() else {
         return;
     };
@@ -357,20 +360,23 @@ fn warn_of_unknown(b: &mut Builder, process: &Process, facts: &Facts) {
         caps.inheritable(),
         caps.ambient(),
     ];
-    let mut unknown: Vec<_> = all
-        .iter()
-        .flat_map(|set| set.iter().flatten())
-        .map(ToString::to_string)
-        .filter(|name| bit(name).is_none_or(|bit| bit > facts.process.last_capability))
-        .collect();
-    unknown.sort();
-    unknown.dedup();
-    if !unknown.is_empty() {
-        b.warnings.push(format!(
-            "this kernel doesn't know the capabilities {}: they are left out",
-            unknown.join(", ")
-        ));
-    }
+    let wanted = all.iter().flat_map(|set| set.iter().flatten());
+    let wanted: BTreeSet<String> = wanted.map(ToString::to_string).collect();
+    let known = |name: &&String| bit(name).is_some_and(|b| b <= facts.process.last_capability);
+    let (known, unknown): (Vec<&String>, Vec<&String>) = wanted.iter().partition(known);
+    let ours = mask_of_names(facts.process.bounding.iter().map(String::as_str));
+    let lacking = |name: &&&String| bit(name).is_some_and(|b| ours & 1 << b == 0);
+    let lacking: Vec<&String> = known.iter().filter(lacking).copied().collect();
+    let mut warn = |why: &str, names: &[&String]| {
+        if !names.is_empty() {
+            let names: Vec<&str> = names.iter().map(|n| n.as_str()).collect();
+            b.warnings
+                .push(format!("{why} {}: they are left out", names.join(", ")));
+        }
+    };
+    warn("this kernel doesn't know the capabilities", &unknown);
+    let why = "this runtime was started without, and can't give, the capabilities";
+    warn(why, &lacking);
 }
 
 fn filter(c: &Context<'_>, capabilities: u64) -> Result<Option<std::sync::Arc<Filter>>, PlanError> {

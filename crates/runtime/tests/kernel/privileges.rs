@@ -66,6 +66,19 @@ fn no_new_privileges() {
 }
 
 #[test]
+fn a_capability_that_cannot_be_given_is_a_warning() {
+    let mut c = Container::sh("true").caps(&["CAP_KILL", "CAP_CHOWN"]);
+    c.facts = crate::harness::facts().clone();
+    c.facts.process.bounding.remove("CAP_KILL");
+    let plan = c.plan().unwrap();
+    let warnings = plan.warnings().join(" ");
+    assert!(
+        warnings.contains("KILL") && !warnings.contains("CHOWN"),
+        "{warnings}"
+    );
+}
+
+#[test]
 fn privileged_gets_what_the_host_has() {
     let all: Vec<String> = crate::harness::facts()
         .process
