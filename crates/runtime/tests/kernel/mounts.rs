@@ -241,6 +241,44 @@ fn a_bind_with_mapped_ids() {
     });
 }
 
+/// HOSTS.md: each file system learned to map ids in another version of the kernel.
+#[test]
+fn mapped_ids_on_each_file_system() {
+    for kind in testkit::powercut::FileSystem::ALL {
+        let c = Container::sh("stat -c %u:%g /v/f; touch /v/made; stat -c %u /v/made")
+            .set("/process/user", json!({"uid": 5000, "gid": 5000}));
+        let (disk, src) = (c.dir.path().join("disk"), c.dir.path().join("src"));
+        fs::create_dir(&src).unwrap();
+        fs::File::create(&disk)
+            .and_then(|f| f.set_len(kind.disk_size()))
+            .unwrap();
+        kind.make(&disk).unwrap();
+        with_own_mounts(|| {
+            mount_loop(&disk, &src);
+            std::os::unix::fs::chown(&src, Some(0), Some(0)).unwrap();
+            fs::write(src.join("f"), "").unwrap();
+            std::os::unix::fs::chown(src.join("f"), Some(7), Some(8)).unwrap();
+            let c = mapped(c, "/v", &src, "idmap", 5000);
+            let out = c.run();
+            assert_eq!(out.stdout, "5007:5008\n5000\n", "{kind:?}: {out:?}");
+            let made = fs::metadata(src.join("made")).unwrap();
+            assert_eq!((made.uid(), made.gid()), (0, 0), "{kind:?}");
+        });
+    }
+}
+
+/// The device is let go of with the last mount.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "mount(8) sets up the loop device"
+)]
+fn mount_loop(disk: &Path, at: &Path) {
+    let mut mount = std::process::Command::new("mount");
+    let done = mount.args(["-o", "loop"]).arg(disk).arg(at).output();
+    let done = done.unwrap();
+    assert!(done.status.success(), "{done:?}");
+}
+
 /// With the container's own maps the mapped root owns what root owns.
 #[test]
 fn a_bind_mapped_like_the_container() {

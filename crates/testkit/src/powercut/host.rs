@@ -34,8 +34,9 @@ impl FileSystem {
         }
     }
 
-    /// A little more than the least it can be made on.
-    pub(super) fn disk_size(self) -> u64 {
+    /// A little more than the least it can be made on, in bytes.
+    #[must_use]
+    pub fn disk_size(self) -> u64 {
         let mib = match self {
             Self::Ext4 => 192,
             Self::Xfs => 320,
@@ -44,7 +45,11 @@ impl FileSystem {
         mib << 20
     }
 
-    pub(super) fn make(self, file: &Path) -> io::Result<()> {
+    /// Makes one in a file or device.
+    ///
+    /// # Errors
+    /// With what its mkfs said.
+    pub fn make(self, file: &Path) -> io::Result<()> {
         let (program, options): (&str, &[&str]) = match self {
             // at once instead of in the background after the mount: less noise in the log
             Self::Ext4 => (
