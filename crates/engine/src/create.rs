@@ -163,6 +163,13 @@ pub(crate) fn check_endpoint(
     network: &NetworkRecord,
     endpoint: &EndpointSpec,
 ) -> Result<(), Error> {
+    if network.name == crate::networks::BRIDGE
+        && !(endpoint.aliases.is_empty() && endpoint.links.is_empty())
+    {
+        return Err(Error::invalid(
+            "network-scoped alias is supported only for containers in user defined networks",
+        ));
+    }
     for address in [endpoint.ipv4, endpoint.ipv6].into_iter().flatten() {
         let inside = network.subnets.iter().any(|s| s.subnet.contains(address));
         if !inside {

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use crate::error::Error;
 use crate::model::{ContainerSpec, HostSpec, NetworkMode};
+use crate::networks::Membership;
 
 /// `addresses`: its own in its networks. `gateway`: what `host-gateway` of an extra host means.
 ///
@@ -53,13 +54,37 @@ pub(crate) fn hosts(
 /// Where systemd's resolver keeps what it forwards to.
 const RESOLVED: &str = "/run/systemd/resolve/resolv.conf";
 
-/// The host's, with what the user gave in its place. From a network of its own (`own_network`) a
+/// Whom a container asks for names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Resolver {
+    /// The host's servers, in the host's network.
+    Host,
+    /// The host's servers, from a network of its own.
+    Network,
+    /// The name server that its shim is.
+    Own,
+}
+
+impl Resolver {
+    pub(crate) fn of(membership: Option<&Membership>) -> Self {
+        match membership {
+            None => Self::Host,
+            Some(m) if m.has_names() => Self::Own,
+            Some(_) => Self::Network,
+        }
+    }
+}
+
+/// The host's, with what the user gave in its place. From a network of its own a
 /// container does not reach a server at the host's loopback: those are left out, and where there is
 /// no other, those are taken that systemd's resolver asks.
-pub(crate) fn resolv_conf(host: &HostSpec, own_network: bool) -> String {
+pub(crate) fn resolv_conf(host: &HostSpec, resolver: Resolver) -> String {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let mut own = read("/etc/resolv.conf");
-    if own_network {
+    if resolver == Resolver::Own {
+        return own_resolv_conf(&own, host);
+    }
+    if resolver == Resolver::Network {
         own = without_loopback(&own);
         if !own.lines().any(|l| l.starts_with("nameserver")) {
             let servers = without_loopback(&read(RESOLVED));
@@ -68,6 +93,37 @@ pub(crate) fn resolv_conf(host: &HostSpec, own_network: bool) -> String {
         }
     }
     merged_resolv_conf(&own, host)
+}
+
+/// Names without a dot are asked for as they are: they are other containers'. Unless the user, or the
+/// host, says otherwise.
+fn own_resolv_conf(own: &str, host: &HostSpec) -> String {
+    let host = HostSpec {
+        dns: vec![net::resolver::ADDRESS.to_string()],
+        ..host.clone()
+    };
+    let mut text = merged_resolv_conf(own, &host);
+    let mut lines = text.lines().map(str::to_owned).collect::<Vec<_>>();
+    lines.sort_by_key(|l| !l.starts_with("nameserver"));
+    let is_options = |l: &&mut String| l.starts_with("options");
+    match lines.iter_mut().find(is_options) {
+        Some(line) if !line.contains("ndots:") => line.push_str(" ndots:0"),
+        Some(_) => {}
+        None => lines.push("options ndots:0".to_owned()),
+    }
+    text = lines.join("\n");
+    text.push('\n');
+    text
+}
+
+/// Dots that a name must have to be asked for as it is, where the user says.
+pub(crate) fn ndots(host: &HostSpec) -> u32 {
+    let mut all = host
+        .dns_options
+        .iter()
+        .filter_map(|o| o.strip_prefix("ndots:"));
+    let last = all.next_back();
+    last.and_then(|n| n.parse().ok()).unwrap_or(0)
 }
 
 fn without_loopback(text: &str) -> String {
@@ -133,6 +189,26 @@ mod tests {
         assert_eq!(
             merged_resolv_conf(own, &host),
             "options ndots:2\nnameserver 192.0.2.53\n"
+        );
+    }
+
+    #[test]
+    fn a_server_of_its_own_and_names_without_dots() {
+        let own = "nameserver 192.0.2.1\nsearch example.org\noptions edns0\n";
+        let mut host = HostSpec::default();
+        assert_eq!(
+            own_resolv_conf(own, &host),
+            "nameserver 127.0.0.11\nsearch example.org\noptions edns0 ndots:0\n"
+        );
+        assert_eq!(
+            own_resolv_conf("", &host),
+            "nameserver 127.0.0.11\noptions ndots:0\n"
+        );
+        host.dns_options = vec!["ndots:3".to_owned()];
+        assert_eq!(ndots(&host), 3);
+        assert_eq!(
+            own_resolv_conf(own, &host),
+            "nameserver 127.0.0.11\nsearch example.org\noptions ndots:3\n"
         );
     }
 

@@ -157,6 +157,8 @@ pub struct EndpointSpec {
     pub ipv6: Option<std::net::IpAddr>,
     pub mac: Option<net::Mac>,
     pub aliases: Vec<String>,
+    /// `<container>:<name>`: names for other containers that it alone uses.
+    pub links: Vec<String>,
     /// Of several networks, the one with the highest leads out.
     pub gw_priority: i64,
 }

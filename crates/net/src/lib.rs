@@ -7,6 +7,7 @@
 //! apply     host      bridges, pairs of links, the table
 //!           netns     namespaces
 //!           ports     sockets that keep a port of the host
+//!           resolver  sockets of a container's name server
 //! observe   route     links, addresses, routes
 //!           nft       the table's elements
 //!           watch     what others do to the table
@@ -27,6 +28,7 @@ pub mod names;
 pub mod netns;
 pub mod nft;
 pub mod ports;
+pub mod resolver;
 pub mod route;
 pub mod socket;
 pub mod watch;

@@ -23,6 +23,9 @@ pub struct Launch {
     pub log: Option<LogPlan>,
     /// `--rm`: its exit record is not synced.
     pub ephemeral: bool,
+    /// What the container may ask of names (see [`crate::names`]). The last two of the descriptors
+    /// that are held are the sockets at which it asks: datagrams, connections.
+    pub names: Option<PathBuf>,
 }
 
 /// A json-file log.

@@ -32,6 +32,7 @@
 pub mod client;
 pub mod jsonlog;
 pub mod launch;
+pub mod names;
 pub mod record;
 mod serve;
 pub mod spawner;

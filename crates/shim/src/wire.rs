@@ -42,6 +42,9 @@ pub(crate) mod kind {
     pub(crate) const ROOT: u16 = 0x25;
     /// Descriptor: the plan of the check, with its times as fields; without one, only asks.
     pub(crate) const HEALTH: u16 = 0x26;
+    /// Descriptors: the sockets of the container's name server, datagrams and connections. Without
+    /// them, only asks; the answer has `NAMES` where names are served.
+    pub(crate) const NAMES: u16 = 0x27;
 
     /// Descriptors as the request says: `ROOT` one.
     pub(crate) const OK: u16 = 0x30;
@@ -120,6 +123,9 @@ pub(crate) mod tag {
     /// Nested fields: STARTED_AT, ENDED_AT, CODE, TEXT.
     pub(crate) const RESULT: u16 = 47;
     pub(crate) const ENDED_AT: u16 = 48;
+    /// The file of what a container may ask; with a launch, the last two of what is held are the
+    /// sockets of its name server.
+    pub(crate) const NAMES: u16 = 49;
 }
 
 /// Not a message of ours.
@@ -329,6 +335,9 @@ pub(crate) fn put_launch(w: &mut Writer, launch: &Launch) {
         w.u64(tag::LOG_MAX_FILE, u64::from(log.max_file));
     }
     w.flag(tag::EPHEMERAL, launch.ephemeral);
+    if let Some(names) = &launch.names {
+        w.path(tag::NAMES, names);
+    }
 }
 
 /// `None`: a field that cannot be absent is.
@@ -351,6 +360,7 @@ pub(crate) fn launch(f: Fields<'_>) -> Option<Launch> {
         stdin_once: f.flag(tag::STDIN_ONCE),
         log,
         ephemeral: f.flag(tag::EPHEMERAL),
+        names: f.path(tag::NAMES),
     })
 }
 
@@ -492,15 +502,17 @@ mod tests {
 
     fn a_launch() -> impl Strategy<Value = Launch> {
         let log = proptest::option::of((any::<String>(), any::<u64>(), any::<u32>()));
+        let names = any::<Option<String>>();
         let flags = any::<[bool; 4]>();
         (
             any::<[String; 3]>(),
             flags,
             any::<Option<(u16, u16)>>(),
-            log,
+            (log, names),
         )
             .prop_map(
-                |([id, dir, run], [tty, open_stdin, stdin_once, ephemeral], console_size, log)| {
+                |([id, dir, run], [tty, open_stdin, stdin_once, ephemeral], console_size, rest)| {
+                    let (log, names) = rest;
                     Launch {
                         id,
                         container_dir: dir.into(),
@@ -515,6 +527,7 @@ mod tests {
                             max_file,
                         }),
                         ephemeral,
+                        names: names.map(PathBuf::from),
                     }
                 },
             )

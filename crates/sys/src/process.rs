@@ -4,7 +4,7 @@ use std::ffi::{CStr, c_char};
 use std::io;
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 /// Ends the process at once: no handlers, no buffers flushed.
 pub fn exit(code: i32) -> ! {
@@ -78,6 +78,18 @@ pub fn execve_fd(file: BorrowedFd<'_>, argv: &CStrArray<'_>, envp: &CStrArray<'_
 pub fn setns(fd: BorrowedFd<'_>, kinds: i32) -> io::Result<()> {
     // SAFETY: setns takes no memory.
     check(unsafe { libc::syscall(libc::SYS_setns, fd.as_raw_fd(), kinds) }).map(drop)
+}
+
+/// Runs `work` in another network namespace: this thread's alone, and only meanwhile.
+///
+/// # Errors
+/// Those of `work`; and that the other cannot be entered, or this one not come back to.
+pub fn in_network<T>(there: BorrowedFd<'_>, work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    let home = std::fs::File::open("/proc/thread-self/ns/net")?;
+    setns(there, libc::CLONE_NEWNET)?;
+    let done = work();
+    setns(home.as_fd(), libc::CLONE_NEWNET)?;
+    done
 }
 
 /// unshare(2) of namespaces, or of CLONE_FS.

@@ -38,6 +38,8 @@ pub struct Instance {
     child: Option<Child>,
     /// The host it runs on, where that is not this machine's.
     network: Option<Arc<net::Namespace>>,
+    /// It has an /etc/resolv.conf of its own.
+    resolv_conf: bool,
 }
 
 /// The program under test: `PLIMSOLL_BIN`, else beside the test in cargo's target directory.
@@ -138,6 +140,7 @@ impl Instance {
             environment: Vec::new(),
             child: None,
             network: None,
+            resolv_conf: false,
         }
     }
 
@@ -171,6 +174,16 @@ impl Instance {
         instance.start();
         instance.load(&Image::busybox().expect("busybox makes an image"));
         instance
+    }
+
+    /// What the engine's host has in /etc/resolv.conf, from the next start on; later calls change it
+    /// at once.
+    ///
+    /// # Panics
+    /// When it can't be written.
+    pub fn set_resolv_conf(&mut self, text: &str) {
+        std::fs::write(self.path().join("resolv.conf"), text).expect("room for a file");
+        self.resolv_conf = true;
     }
 
     /// A second engine on the same host.
@@ -330,7 +343,15 @@ impl Instance {
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a free descriptor"))
             .stderr(log);
-        let child = self.inside(move || daemon.spawn());
+        let resolv_conf = self.resolv_conf.then(|| self.path().join("resolv.conf"));
+        let child = self.inside(move || {
+            if let Some(file) = resolv_conf {
+                // the thread's own, and so the daemon's
+                crate::powercut::enter_private_namespace()?;
+                rustix::mount::mount_bind(&file, "/etc/resolv.conf")?;
+            }
+            daemon.spawn()
+        });
         self.child = Some(child.expect("plimsoll can be executed"));
     }
 

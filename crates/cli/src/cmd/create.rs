@@ -90,7 +90,6 @@ fn insert(map: &mut Option<BTreeMap<String, String>>, text: &str) -> Result<(), 
     Ok(())
 }
 
-const NAMES: &str = "names in a network come later; containers reach each other by address, and --add-host gives names";
 const REGISTRY: &str = "there is no registry client yet; bring images with capture, import or load";
 const WINDOWS: &str = "it is for Windows containers";
 const REAL_TIME: &str = "real-time CPU limits come later";
@@ -177,6 +176,9 @@ const HOST_FLAGS: &[Flag<O>] = &[
     value("ip", None, "ip", |o, v| text(&mut networks::asked(&mut o.endpoint).ipv4_address, v), "Address of IPv4 in the network"),
     value("ip6", None, "ip", |o, v| text(&mut networks::asked(&mut o.endpoint).ipv6_address, v), "Address of IPv6 in the network"),
     value("mac-address", None, "string", |o, v| text(&mut o.endpoint.mac_address, v), "Hardware address in the network"),
+    value("network-alias", None, "list", |o, v| push(&mut o.endpoint.aliases, v.to_owned()), "Another name in the network"),
+    value("net-alias", None, "list", |o, v| push(&mut o.endpoint.aliases, v.to_owned()), ""),
+    value("link", None, "list", |o, v| push(&mut o.endpoint.links, v.to_owned()), "A name for another container (container[:name])"),
     value("net", None, "network", network, ""),
     value("sysctl", None, "map", |o, v| insert(&mut o.host.sysctls, v), "Set a kernel parameter of the container's namespaces"),
     value("userns", None, "string", |o, v| text(&mut o.host.userns_mode, v), "User namespace to use"),
@@ -193,10 +195,7 @@ const HOST_FLAGS: &[Flag<O>] = &[
 ];
 
 const REFUSED_FLAGS: &[Flag<O>] = &[
-    refused("link", None, NAMES),
     refused("link-local-ip", None, "it comes later"),
-    refused("network-alias", None, NAMES),
-    refused("net-alias", None, NAMES),
     refused("volumes-from", None, "name the volumes with -v"),
     refused(
         "gpus",
@@ -364,7 +363,7 @@ fn endpoints(o: &mut O) -> Result<NetworkingConfig, String> {
     let own = std::mem::take(&mut o.endpoint);
     if own != EndpointSettings::default() {
         if list.len() > 1 || list[0].1 != EndpointSettings::default() {
-            return Err("conflicting options: --ip, --ip6 and --mac-address belong to one network; write them as fields of --network".to_owned());
+            return Err("conflicting options: --ip, --ip6, --mac-address, --network-alias and --link belong to one network; write them as fields of --network".to_owned());
         }
         list[0].1 = own;
     }

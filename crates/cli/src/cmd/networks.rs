@@ -17,7 +17,6 @@ use crate::table::{Column, Format, Row, Table, column, row};
 use crate::verb::{Context, Failure, Offer, Operands, Verb};
 
 const SWARM: &str = "there is no swarm; use Kubernetes for clusters";
-const NAMES: &str = "names in a network come later; containers reach each other by address";
 const LATER: &str = "it comes later";
 
 #[derive(Debug, Default)]
@@ -243,8 +242,8 @@ pub(crate) static CONNECT: Verb<ConnectOptions> = Verb {
         value("ip", None, "ip", |o, v| { v.clone_into(&mut asked(&mut o.settings).ipv4_address); Ok(()) }, "Address of IPv4 in the network"),
         value("ip6", None, "ip", |o, v| { v.clone_into(&mut asked(&mut o.settings).ipv6_address); Ok(()) }, "Address of IPv6 in the network"),
         value("gw-priority", None, "int", |o, v| { o.settings.gw_priority = v.parse().map_err(|_| format!("invalid value: {v}"))?; Ok(()) }, "Of several networks, the highest leads out"),
-        refused("alias", None, NAMES),
-        refused("link", None, NAMES),
+        value("alias", None, "list", |o, v| { o.settings.aliases.get_or_insert_default().push(v.to_owned()); Ok(()) }, "Another name in the network"),
+        value("link", None, "list", |o, v| { o.settings.links.get_or_insert_default().push(v.to_owned()); Ok(()) }, "A name for another container (container[:name])"),
         refused("link-local-ip", None, LATER),
         refused("driver-opt", None, LATER),
     ]],
@@ -403,11 +402,10 @@ pub(crate) fn endpoint(text: &str) -> Result<(String, EndpointSettings), String>
                 let wrong = |_| format!("invalid gw-priority: {value}");
                 settings.gw_priority = value.parse().map_err(wrong)?;
             }
-            "alias" => {
-                return Err(format!(
-                    "'{field}' is not supported by this version: {NAMES}"
-                ));
-            }
+            "alias" => settings
+                .aliases
+                .get_or_insert_default()
+                .push(value.to_owned()),
             "link-local-ip" | "driver-opt" => {
                 return Err(format!(
                     "'{field}' is not supported by this version: {LATER}"

@@ -28,6 +28,8 @@ const QUEUE: usize = 64;
 /// What the actor's own tasks tell it.
 #[derive(Debug)]
 pub(super) enum Internal {
+    /// Of a container that was taken up.
+    SettleNetworks,
     Launched(Result<Box<Started>, StartFailure>),
     Removed(Result<(), Error>),
     /// Of the run with this pid.
@@ -338,6 +340,7 @@ impl Actor {
         match internal {
             Internal::Launched(Ok(started)) => self.launched(*started),
             Internal::Launched(Err(failure)) => self.launch_failed(failure).await,
+            Internal::SettleNetworks => self.settle_networks().await,
             Internal::Health(pid, health) => {
                 if self.run.as_ref().is_some_and(|r| r.live.pid == pid) {
                     self.health_is(health).await;
@@ -1052,6 +1055,9 @@ impl Actor {
         });
         self.engine.execs.adopt(&self.record.id, &status.execs);
         self.watch_health();
+        if self.networks_unsettled() {
+            drop(self.teller().send(Internal::SettleNetworks));
+        }
         self.set_phase(if paused {
             Phase::Paused
         } else {

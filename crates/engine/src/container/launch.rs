@@ -1,6 +1,7 @@
 //! From a record to a running process. Runs in a task of its own; the actor hears of the outcome.
 
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -116,9 +117,9 @@ async fn prepare_and_run(
     let joined = engine.joined_pids(record)?;
     let turn = root_turn(engine, &record.id).await?;
     let for_plan = record.clone();
-    let (membership, held) = match sandbox {
-        Some(sandbox) => (Some(sandbox.membership), sandbox.held),
-        None => (None, Vec::new()),
+    let (membership, held, names) = match sandbox {
+        Some(sandbox) => (Some(sandbox.membership), sandbox.held, sandbox.names),
+        None => (None, Vec::new(), None),
     };
     let prepared = engine
         .blocking("prepare the container's root and plan", move |inner| {
@@ -128,7 +129,7 @@ async fn prepare_and_run(
         })
         .await?;
     let (cgroup, spec) = (prepared.cgroup.clone(), prepared.spec.clone());
-    let (launched, shim) = run(engine, record, prepared, held, kept).await?;
+    let (launched, shim) = run(engine, record, prepared, (held, names), kept).await?;
     Ok((launched, shim, cgroup, spec))
 }
 
@@ -153,7 +154,7 @@ async fn run(
     engine: &Inner,
     record: &ContainerRecord,
     prepared: Prepared,
-    held: Vec<OwnedFd>,
+    (held, names): (Vec<OwnedFd>, Option<PathBuf>),
     kept: Vec<(shim::AttachOptions, OwnedFd)>,
 ) -> Result<(Launched, Shim), StartFailure> {
     let dir = engine.store.container_dir(&record.id);
@@ -166,6 +167,7 @@ async fn run(
         stdin_once: record.spec.stdin_once,
         log: log_plan(&record.spec.host.log, &dir.join(LOG_FILE))?,
         ephemeral: record.spec.host.auto_remove,
+        names,
         container_dir: dir,
     };
     let fault = sys::fault::point("engine.container.launch").map_err(Error::io("launch"));

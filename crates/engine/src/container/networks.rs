@@ -1,8 +1,11 @@
 //! A container joins networks and leaves them, running or not.
 
+use std::collections::BTreeSet;
+
+use super::Live;
 use super::actor::Actor;
 use crate::error::Error;
-use crate::model::{EndpointSpec, NetworkMode};
+use crate::model::{EndpointSpec, ErrorKind, NetworkMode};
 use crate::networks;
 
 impl Actor {
@@ -35,18 +38,86 @@ impl Actor {
                 self.record.name
             )));
         }
-        if let Some(pid) = self.run.as_ref().map(|r| r.live.pid) {
-            let (id, name, wanted) = (self.record.id.clone(), network.clone(), spec.clone());
+        if let Some(live) = self.run.as_ref().map(|r| r.live.clone()) {
+            let (record, name, wanted) = (self.record.clone(), network.clone(), spec.clone());
+            let pid = live.pid;
             self.engine
                 .blocking("connect the container", move |inner| {
-                    networks::plug(inner, &id, pid, &name, &wanted)
+                    networks::plug(inner, &record, pid, &name, &wanted)
                 })
                 .await?;
+            self.serve_names(&live).await?;
         }
         self.record_mut().networks.insert(network, spec);
         let written = self.write_through().await;
         self.publish();
         written
+    }
+
+    /// Has its shim answer its questions for names, where it is in a network that has them.
+    async fn serve_names(&self, live: &Live) -> Result<(), Error> {
+        let failed = |e| Error::caused(ErrorKind::Internal, "serve names to the container", e);
+        let membership = self.engine.networks.membership(&self.record.id);
+        let served = !membership.is_some_and(|m| m.has_names())
+            || live.shim.names_served().await.map_err(failed)?;
+        if served {
+            return Ok(());
+        }
+        let (id, pid) = (self.record.id.clone(), live.pid);
+        let server = self
+            .engine
+            .blocking("make the container's name server", move |inner| {
+                networks::name_server(inner, &id, pid)
+            })
+            .await?;
+        if let Some((file, sockets)) = server {
+            let served = live.shim.serve_names(&file, &sockets).await;
+            served.map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    /// Whether what a container that was taken up has of networks may be other than what its record
+    /// says: a change of it was cut short.
+    pub(super) fn networks_unsettled(&self) -> bool {
+        let membership = self.engine.networks.membership(&self.record.id);
+        membership.is_some_and(|m| {
+            let has: BTreeSet<&str> = m.endpoints.iter().map(|e| e.network.as_str()).collect();
+            m.has_names() || !has.into_iter().eq(self.record.networks.keys())
+        })
+    }
+
+    /// Makes it so as the record says: what was acknowledged is in it, and nothing else is.
+    pub(super) async fn settle_networks(&self) {
+        let Some(live) = self.run.as_ref().map(|r| r.live.clone()) else {
+            return;
+        };
+        let (record, pid) = (self.record.clone(), live.pid);
+        let changed = self
+            .engine
+            .blocking("settle the container's networks", move |inner| {
+                let Some(has) = inner.networks.membership(&record.id) else {
+                    return Ok(());
+                };
+                let stray =
+                    |e: &&networks::EndpointState| !record.networks.contains_key(&e.network);
+                for endpoint in has.endpoints.iter().filter(stray) {
+                    networks::unplug(inner, &record, pid, &endpoint.network)?;
+                }
+                let lacks = |name: &str| !has.endpoints.iter().any(|e| e.network == name);
+                for (name, spec) in record.networks.iter().filter(|(n, _)| lacks(n)) {
+                    networks::plug(inner, &record, pid, name, spec)?;
+                }
+                Ok(())
+            })
+            .await;
+        let served = self.serve_names(&live).await;
+        if let Err(error) = changed.and(served) {
+            tracing::warn!(
+                container = %self.record.id, error = %error.report(),
+                "its networks are not quite as recorded until its next start"
+            );
+        }
     }
 
     pub(super) async fn disconnect(&mut self, network: &str) -> Result<(), Error> {
@@ -57,10 +128,10 @@ impl Actor {
             )));
         }
         if let Some(pid) = self.run.as_ref().map(|r| r.live.pid) {
-            let (id, name) = (self.record.id.clone(), network.to_owned());
+            let (record, name) = (self.record.clone(), network.to_owned());
             self.engine
                 .blocking("disconnect the container", move |inner| {
-                    networks::unplug(inner, &id, pid, &name)
+                    networks::unplug(inner, &record, pid, &name)
                 })
                 .await?;
         }

@@ -191,16 +191,15 @@ fn write_etc(
             .map_err(Error::io(format!("write {}", path.display())))
     };
     write(&name, &format!("{hostname}\n"))?;
-    let addresses: Vec<_> = membership
-        .iter()
-        .flat_map(|a| &a.endpoints)
-        .flat_map(|e| e.addresses.iter().map(|p| p.address))
-        .collect();
+    let addresses: Vec<_> = membership.iter().flat_map(|m| m.addresses()).collect();
     let gateway = inner.networks.host_gateway();
     let text = crate::etc::hosts(&record.spec, hostname, &addresses, gateway)?;
     write(&hosts, &text)?;
-    let own = membership.is_some();
-    write(&resolv, &crate::etc::resolv_conf(&record.spec.host, own))
+    let resolver = crate::etc::Resolver::of(membership);
+    write(
+        &resolv,
+        &crate::etc::resolv_conf(&record.spec.host, resolver),
+    )
 }
 
 /// For people, for exec after an adoption, for other tools. Not synced: made anew at each start.

@@ -361,6 +361,17 @@ impl Actor {
         self.record = Arc::new(renamed);
         self.publish();
         self.engine.containers.release_name(&old, &id);
+        let (of, new) = (id.clone(), name.to_owned());
+        let known = self
+            .engine
+            .blocking("tell its networks the name", move |inner| {
+                inner.networks.rename(&of, &new)
+            })
+            .await;
+        if let Err(error) = known {
+            // the record is what counts; its networks have it right at the next start
+            tracing::warn!(container = %id, error = %error.report(), "its networks know the old name");
+        }
         self.emit("rename", &[("oldName", format!("/{old}"))]);
         Ok(())
     }

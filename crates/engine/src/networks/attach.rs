@@ -2,12 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
 use net::ports::{self, PortError};
-use net::{Element, Mac, Namespace, Prefix, Publication, host};
+use net::{Element, Mac, Namespace, Prefix, Publication, host, resolver};
 
 use super::{EndpointState, Membership, NetworkRecord, Networks, State, failed};
 use crate::error::Error;
@@ -22,6 +23,8 @@ const MOST_PORTS: usize = 200;
 pub(crate) struct Sandbox {
     pub(crate) held: Vec<OwnedFd>,
     pub(crate) membership: Arc<Membership>,
+    /// What its name server may say; the server's sockets are the last two that are held.
+    pub(crate) names: Option<PathBuf>,
 }
 
 /// Sets up what the record asks for; absent: no network of ours. On an error nothing is left.
@@ -46,7 +49,13 @@ pub(crate) async fn attach(
         Ok((membership, held)) => {
             let membership = engine.networks.note(membership);
             let added = add_ports(engine, &membership).await;
-            added.map(|()| Sandbox { held, membership })
+            let file = engine.networks.names_file(&membership);
+            let names = membership.has_names().then_some(file);
+            added.map(|()| Sandbox {
+                held,
+                membership,
+                names,
+            })
         }
         Err(error) => Err(error),
     };
@@ -73,12 +82,13 @@ pub(crate) async fn detach(engine: &Arc<Inner>, container: &str) {
                 }
                 _ => {}
             }
-            inner.networks.remove_ports(&old)
+            let renamed = inner.networks.forget_names(&old);
+            inner.networks.remove_ports(&old).and(renamed)
         })
         .await;
     drop(turn);
     if let Err(error) = gone {
-        tracing::warn!(container, error = %error.report(), "its published ports stay until the next start");
+        tracing::warn!(container, error = %error.report(), "its published ports or names stay until the next start");
     }
 }
 
@@ -114,6 +124,7 @@ impl Networks {
         let mut membership = Membership {
             container: record.id.clone(),
             name: record.name.clone(),
+            hostname: crate::container::hostname(record),
             run: u64::try_from(jiff::Timestamp::now().as_nanosecond()).unwrap_or(0),
             ..Membership::default()
         };
@@ -208,6 +219,7 @@ impl Networks {
             gateways,
             mtu: record.mtu(),
             aliases: spec.aliases.clone(),
+            links: spec.links.clone(),
             gw_priority: spec.gw_priority,
             network_id: record.id.clone(),
             network: record.name.clone(),
@@ -296,8 +308,15 @@ fn link(
     let namespace = Namespace::create().map_err(failed("make the container's network"))?;
     host::connect(&networks.instance, &namespace, &membership.links())
         .map_err(failed("link the container to its networks"))?;
+    let asked = membership
+        .has_names()
+        .then(|| resolver::open(namespace.as_fd()))
+        .transpose()
+        .map_err(failed("make the container's name server"))?;
+    networks.write_names(record, &membership)?;
     let mut held = vec![namespace.into_fd()];
     held.extend(sockets);
+    held.extend(asked.into_iter().flatten());
     Ok((membership, held))
 }
 

@@ -2,15 +2,20 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use net::{Namespace, Prefix, Table, host, ipam};
+use net::{Namespace, Prefix, Table, host, ipam, resolver};
 
-use super::{BRIDGE, EndpointState, NetworkRecord, PREDEFINED, Subnet, failed, record, watch};
+use super::{
+    BRIDGE, EndpointState, Membership, NetworkRecord, PREDEFINED, Subnet, failed, record, watch,
+};
 use crate::container::Command;
 use crate::error::Error;
+use crate::etc;
 use crate::inner::{Inner, ask};
-use crate::model::{EndpointSpec, ErrorKind};
+use crate::model::{ContainerRecord, EndpointSpec, ErrorKind};
 use crate::names;
 use crate::prune;
 use crate::views::{Filters, NetworkSpec};
@@ -21,8 +26,9 @@ pub(super) const ROUTER: &str = "forwarding-was-off";
 /// Makes the host so as the records say. The first network of this run, or the engine's start.
 pub(super) fn set_up(inner: &Inner) -> Result<(), Error> {
     let networks = &inner.networks;
-    std::fs::create_dir_all(&networks.dir)
-        .map_err(Error::io(format!("make {}", networks.dir.display())))?;
+    for dir in [&networks.dir, &networks.names_dir] {
+        std::fs::create_dir_all(dir).map_err(Error::io(format!("make {}", dir.display())))?;
+    }
     let marker = networks.dir.join(ROUTER);
     if host::forward().map_err(failed("have the host forward packets"))? {
         std::fs::write(&marker, "").map_err(Error::io("note that forwarding was off"))?;
@@ -296,6 +302,7 @@ fn unmake(inner: &Inner, record: &NetworkRecord) -> Result<(), Error> {
         .network_remove(&record.id)
         .map_err(Error::store("remove the network's record"))?;
     networks.state().networks.remove(&record.id);
+    networks.forget_zone(&record.id);
     // the name may be somebody else's: that was why it could not be made
     let socket = net::socket::Socket::route().map_err(failed("remove the network's bridge"))?;
     let ours = host::ours(&socket, &networks.instance).unwrap_or_default();
@@ -426,21 +433,42 @@ pub(crate) async fn disconnect(
     Ok(())
 }
 
+/// The file and the sockets of a name server, for the shim of a running container to serve.
+pub(crate) type NameServer = (PathBuf, [OwnedFd; 2]);
+
+/// Of a container whose shim serves none. Absent: it needs none.
+pub(crate) fn name_server(
+    inner: &Inner,
+    container: &str,
+    pid: i32,
+) -> Result<Option<NameServer>, Error> {
+    let networks = &inner.networks;
+    let Some(membership) = networks.membership(container).filter(|m| m.has_names()) else {
+        return Ok(None);
+    };
+    let namespace = Namespace::of_process(pid).map_err(failed("enter the container's network"))?;
+    let sockets =
+        resolver::open(namespace.as_fd()).map_err(failed("make the container's name server"))?;
+    Ok(Some((networks.names_file(&membership), sockets)))
+}
+
 /// Of a running container: another link into its namespace. Nothing is left on an error.
 pub(crate) fn plug(
     inner: &Inner,
-    container: &str,
+    record: &ContainerRecord,
     pid: i32,
     network: &str,
     spec: &EndpointSpec,
 ) -> Result<(), Error> {
     let networks = &inner.networks;
+    let container = record.id.as_str();
     let mut membership = networks
         .membership(container)
         .map(|a| (*a).clone())
         .ok_or_else(|| {
             Error::conflict("container cannot be connected: it shares another's network, the host's, or has none")
         })?;
+    let before = membership.clone();
     let taken: BTreeSet<&str> = membership
         .endpoints
         .iter()
@@ -462,13 +490,42 @@ pub(crate) fn plug(
     if let Err(error) = made() {
         networks.return_endpoint(&endpoint);
         drop(host::remove_link(&endpoint.host_interface));
-        if let Some(before) = networks.membership(container) {
-            drop(networks.save(&before));
-        }
+        drop(networks.save(&before));
         return Err(error);
     }
-    networks.note(membership);
+    networks.note(membership.clone());
     networks.publish();
+    networks.write_names(record, &membership)?;
+    etc_changed(inner, record, &before, &membership)
+}
+
+/// The container's own files, as far as nobody else has changed them.
+fn etc_changed(
+    inner: &Inner,
+    record: &ContainerRecord,
+    before: &Membership,
+    after: &Membership,
+) -> Result<(), Error> {
+    let dir = inner.store.container_dir(&record.id);
+    let gateway = inner.networks.host_gateway();
+    let texts = |m: &Membership| -> Result<[String; 2], Error> {
+        let hostname = &m.hostname;
+        let addresses: Vec<IpAddr> = m.addresses().collect();
+        let resolver = etc::Resolver::of(Some(m));
+        Ok([
+            etc::hosts(&record.spec, hostname, &addresses, gateway)?,
+            etc::resolv_conf(&record.spec.host, resolver),
+        ])
+    };
+    let (old, new) = (texts(before)?, texts(after)?);
+    for ((name, old), new) in ["hosts", "resolv.conf"].iter().zip(&old).zip(&new) {
+        let path = dir.join(name);
+        let untouched = std::fs::read_to_string(&path).is_ok_and(|now| now == *old);
+        if untouched && old != new {
+            // in place: the container has this very file mounted
+            std::fs::write(&path, new).map_err(Error::io(format!("write {}", path.display())))?;
+        }
+    }
     Ok(())
 }
 
@@ -478,9 +535,14 @@ fn route(namespace: &Namespace, membership: &super::Membership) -> Result<(), Er
 }
 
 /// The other way round.
-pub(crate) fn unplug(inner: &Inner, container: &str, pid: i32, network: &str) -> Result<(), Error> {
+pub(crate) fn unplug(
+    inner: &Inner,
+    record: &ContainerRecord,
+    pid: i32,
+    network: &str,
+) -> Result<(), Error> {
     let networks = &inner.networks;
-    let Some(have) = networks.membership(container) else {
+    let Some(have) = networks.membership(&record.id) else {
         return Ok(());
     };
     let mut membership = (*have).clone();
@@ -506,7 +568,10 @@ pub(crate) fn unplug(inner: &Inner, container: &str, pid: i32, network: &str) ->
     networks.return_endpoint(&endpoint);
     let namespace = Namespace::of_process(pid).map_err(failed("enter the container's network"))?;
     let routed = route(&namespace, &membership);
-    networks.note(membership);
+    networks.note(membership.clone());
     networks.publish();
+    networks.write_names(record, &membership)?;
+    networks.write_zones(&[endpoint])?;
+    etc_changed(inner, record, &have, &membership)?;
     routed
 }

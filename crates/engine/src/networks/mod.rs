@@ -3,6 +3,7 @@
 //! ```text
 //! <data root>  records of networks (store)
 //! <exec root>/networks/<container>.json   what a running container has (`Membership`)
+//!            /names/...                   who is called what: see `names`
 //!
 //! start of a container   addresses (memory) -> ports reserved -> file -> namespace, links -> table
 //! its end                memory -> file away -> table
@@ -16,6 +17,7 @@
 
 mod attach;
 mod change;
+mod names;
 mod record;
 mod watch;
 
@@ -28,7 +30,7 @@ use net::ipam::Addresses;
 use net::{Element, Instance, Publication, Segment, Table};
 
 pub(crate) use attach::{Sandbox, attach, detach};
-pub(crate) use change::{connect, create, disconnect, plug, prune, remove, unplug};
+pub(crate) use change::{connect, create, disconnect, name_server, plug, prune, remove, unplug};
 pub(crate) use record::{BRIDGE, PREDEFINED};
 pub use record::{EndpointState, Membership, NetworkRecord, Subnet};
 
@@ -40,6 +42,9 @@ use crate::model::{ErrorKind, NetworkMode};
 pub(crate) struct Networks {
     pub(crate) instance: Instance,
     dir: PathBuf,
+    names_dir: PathBuf,
+    /// Writers of names take turns.
+    names_turn: Mutex<()>,
     /// Interface of the default network; absent: there is none.
     default: Option<String>,
     /// Why there is no default network although there should be.
@@ -78,6 +83,8 @@ impl Networks {
         Self {
             instance: Instance::new(&exec_root.to_string_lossy()),
             dir: exec_root.join("networks"),
+            names_dir: exec_root.join("names"),
+            names_turn: Mutex::default(),
             default,
             broken: OnceLock::new(),
             table: OnceLock::new(),
@@ -222,6 +229,7 @@ fn take_up(inner: &Inner) -> Result<(), Error> {
         }
     }
     attach::take_up(inner)?;
+    networks.restore_names()?;
     let without = networks.default.is_none() && networks.state().networks.is_empty();
     if without {
         // nothing of this host is touched; what an earlier run with networks left goes

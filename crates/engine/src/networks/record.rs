@@ -165,6 +165,9 @@ pub struct EndpointState {
     pub mtu: u32,
     #[serde(default)]
     pub aliases: Vec<String>,
+    /// `<container>:<name>`, for this container alone.
+    #[serde(default)]
+    pub links: Vec<String>,
     #[serde(default)]
     pub gw_priority: i64,
 }
@@ -204,6 +207,8 @@ impl EndpointState {
 pub struct Membership {
     pub container: String,
     pub name: String,
+    #[serde(default)]
+    pub hostname: String,
     /// Tells its runs apart: the end of one and the start of the next may overlap.
     #[serde(default)]
     pub run: u64,
@@ -224,6 +229,12 @@ impl Membership {
     pub fn default_endpoint(&self) -> Option<&EndpointState> {
         let leads = self.endpoints.iter().filter(|e| !e.gateways.is_empty());
         leads.min_by_key(|e| (std::cmp::Reverse(e.gw_priority), e.network.clone()))
+    }
+
+    /// Its own in all its networks.
+    pub(crate) fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        let all = self.endpoints.iter().flat_map(|e| &e.addresses);
+        all.map(|p| p.address)
     }
 
     pub(crate) fn links(&self) -> Vec<Endpoint> {

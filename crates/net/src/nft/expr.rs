@@ -39,6 +39,8 @@ pub(super) enum Expr {
     NotIn(Register, &'static str),
     /// Looks the key up and puts what it leads to at the second register.
     Map(Register, &'static str, Register),
+    /// Puts a value there.
+    Value(Register, Vec<u8>),
     /// To the address and port at these registers.
     Dnat {
         six: bool,
@@ -167,6 +169,11 @@ impl Expr {
                     .be32(2, if *six { 10 } else { 2 })
                     .be32(3, FIRST + address.0)
                     .be32(5, FIRST + port.0);
+            }),
+            Self::Value(to, value) => named(b, "immediate", |b| {
+                b.be32(1, FIRST + to.0).nest(2, |b| {
+                    b.bytes(1, value);
+                });
             }),
             Self::Masquerade => named(b, "masq", |_| {}),
             Self::Accept => verdict(b, 1, None),

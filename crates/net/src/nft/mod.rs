@@ -22,10 +22,13 @@
 //! everything: that is watched for, see [`watch`](crate::watch).
 
 mod expr;
+mod local;
 mod table;
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+
+pub(crate) use local::redirect;
 
 use crate::message::{ACK, Batch};
 use crate::socket::{NetlinkError, Socket};

@@ -6,11 +6,11 @@ use crate::message::{ACK, APPEND, Batch, CREATE, DUMP, attribute, attributes, te
 use crate::socket::{NetlinkError, Socket};
 
 const SUBSYSTEM: u16 = 10 << 8;
-const NEW_TABLE: u16 = SUBSYSTEM;
+pub(super) const NEW_TABLE: u16 = SUBSYSTEM;
 const GET_TABLE: u16 = SUBSYSTEM | 1;
-const DEL_TABLE: u16 = SUBSYSTEM | 2;
-const NEW_CHAIN: u16 = SUBSYSTEM | 3;
-const NEW_RULE: u16 = SUBSYSTEM | 6;
+pub(super) const DEL_TABLE: u16 = SUBSYSTEM | 2;
+pub(super) const NEW_CHAIN: u16 = SUBSYSTEM | 3;
+pub(super) const NEW_RULE: u16 = SUBSYSTEM | 6;
 const GET_RULE: u16 = SUBSYSTEM | 7;
 const NEW_SET: u16 = SUBSYSTEM | 9;
 const NEW_ELEMENT: u16 = SUBSYSTEM | 12;
@@ -27,7 +27,7 @@ const fn header(family: u8, resource: u16) -> [u8; 4] {
     [family, 0, a, b]
 }
 
-const OURS: [u8; 4] = header(INET, 0);
+pub(super) const OURS: [u8; 4] = header(INET, 0);
 
 pub(super) fn begin(b: &mut Batch) {
     b.message(0x10, 0, &header(0, 10));

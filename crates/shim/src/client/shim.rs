@@ -326,6 +326,36 @@ impl Shim {
         Ok(wire::health(message.fields))
     }
 
+    /// Has the shim answer the container's questions for names, from now on: `file` says what it
+    /// may ask, the sockets are where it asks (datagrams, connections). Where it does already, it
+    /// goes on with those it has.
+    ///
+    /// # Errors
+    /// See [`ShimError`]; refused (`ENOSYS`) by a shim of a version that knows no names.
+    pub async fn serve_names(
+        &self,
+        file: &std::path::Path,
+        sockets: &[OwnedFd; 2],
+    ) -> Result<(), ShimError> {
+        let mut w = self.request(kind::NAMES);
+        w.path(tag::NAMES, file);
+        let fds = sockets.each_ref().map(AsFd::as_fd);
+        self.ask(w, &fds, "serve names", None).await.map(drop)
+    }
+
+    /// Whether the container's questions for names are answered.
+    ///
+    /// # Errors
+    /// As [`Shim::serve_names`].
+    pub async fn names_served(&self) -> Result<bool, ShimError> {
+        let w = self.request(kind::NAMES);
+        let (bytes, _) = self
+            .ask(w, &[], "say whether it serves names", None)
+            .await?;
+        let message = Message::parse(&bytes).map_err(|_| self.not_understood())?;
+        Ok(message.fields.flag(tag::NAMES))
+    }
+
     fn not_understood(&self) -> ShimError {
         ShimError::Io {
             id: self.id(),

@@ -83,6 +83,7 @@ impl Server {
             kind::RESIZE => self.handle_resize(message),
             kind::ROOT => self.handle_root(id),
             kind::HEALTH => self.handle_health(message, fds),
+            kind::NAMES => self.handle_names(message, fds),
             _ => Err(io::Error::from_raw_os_error(libc::ENOSYS)),
         };
         let (answer, fds) = answer.unwrap_or_else(|e| {
@@ -279,6 +280,17 @@ impl Server {
             wire::put_health(&mut w, &checks.known);
         }
         Ok((w, Vec::new()))
+    }
+
+    fn handle_names(&mut self, message: &Message<'_>, fds: Vec<OwnedFd>) -> io::Result<Answer> {
+        if !fds.is_empty() {
+            let file = message.fields.path(tag::NAMES).ok_or_else(invalid)?;
+            let sockets = <[OwnedFd; 2]>::try_from(fds).map_err(|_| invalid())?;
+            self.serve_names(file, sockets)?;
+        }
+        let (mut answer, fds) = ok(message.id);
+        answer.flag(tag::NAMES, self.names.is_some());
+        Ok((answer, fds))
     }
 
     fn handle_root(&self, id: u32) -> io::Result<Answer> {

@@ -16,6 +16,7 @@ mod client;
 mod control;
 mod exit;
 mod health;
+mod names;
 mod poller;
 pub(crate) mod process;
 mod start;
@@ -129,6 +130,8 @@ struct Server {
     log: Option<LogWriter>,
     /// Absent for most, which pay one pointer.
     health: Option<Box<health::Checks>>,
+    /// Absent where the container is in no network with names.
+    names: Option<Box<names::Names>>,
     ended_execs: VecDeque<ExecStatus>,
     /// Children that ended before it was known whose they are.
     early: Vec<(i32, Life)>,
@@ -147,6 +150,7 @@ impl Server {
                 self.dispatch(token, flags);
             }
             self.expire();
+            self.expire_names();
             self.look_for_oom_again();
             self.check_health();
             self.conclude_execs();
@@ -173,6 +177,7 @@ impl Server {
             Token::Source(at, which) => self.pump(at, which),
             Token::Sink(at) => self.sink_ready(at),
             Token::Client(at) => self.client_ready(at, flags),
+            Token::Names(at, sub) => self.name_server(names::Which::of(at, sub), flags),
         }
     }
 
@@ -183,11 +188,13 @@ impl Server {
         let oom = (self.oom_looks > 0).then_some(self.oom_look_at);
         let check = self.health.iter().filter_map(|h| h.deadline());
         let check = check.filter(|_| self.ending.is_none());
+        let names = self.names.iter().filter_map(|n| n.deadline());
         clients
             .chain(draining)
             .chain(retry)
             .chain(oom)
             .chain(check)
+            .chain(names)
             .min()
     }
 

@@ -24,6 +24,8 @@ pub(super) enum Token {
     Sink(u32),
     /// An attached client.
     Client(u32),
+    /// The name server's: what, and which of them (see `names::Which`).
+    Names(u32, u8),
 }
 
 impl Token {
@@ -37,6 +39,7 @@ impl Token {
             Self::Source(i, s) => (5, i, s),
             Self::Sink(i) => (6, i, 0),
             Self::Client(i) => (7, i, 0),
+            Self::Names(i, s) => (8, i, s),
         };
         u64::from(index) << 16 | u64::from(sub) << 8 | kind
     }
@@ -53,6 +56,7 @@ impl Token {
             5 => Self::Source(index, sub),
             6 => Self::Sink(index),
             7 => Self::Client(index),
+            8 => Self::Names(index, sub),
             _ => return None,
         })
     }
@@ -194,6 +198,7 @@ mod tests {
             Token::Source(3, 1),
             Token::Sink(u32::MAX),
             Token::Client(0),
+            Token::Names(9, 3),
         ] {
             assert_eq!(Token::from_u64(token.to_u64()), Some(token));
         }

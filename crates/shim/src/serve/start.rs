@@ -130,6 +130,7 @@ fn prepare(request: Request) -> Result<Server, Refusal> {
         clients: Slots::new(),
         log,
         health: None,
+        names: None,
         ended_execs: std::collections::VecDeque::new(),
         early: Vec::new(),
         ending: None,
@@ -139,6 +140,10 @@ fn prepare(request: Request) -> Result<Server, Refusal> {
     server
         .watch_sockets(request.control)
         .map_err(Refusal::own("poll the shim's sockets"))?;
+    // before the program: its first question is answered too
+    server
+        .launched_names()
+        .map_err(Refusal::own("serve names to the container"))?;
     server.start_first(&encoded, request.attach)?;
     Ok(server)
 }
@@ -212,6 +217,19 @@ impl Server {
         poller.add(&control, Token::Connection(LAUNCHER), EventFlags::IN)?;
         self.connections.insert(control);
         Ok(())
+    }
+
+    fn launched_names(&mut self) -> io::Result<()> {
+        let Some(file) = self.launch.names.clone() else {
+            return Ok(());
+        };
+        let (connections, datagrams) = (self.held.pop(), self.held.pop());
+        match (datagrams, connections) {
+            (Some(datagrams), Some(connections)) => {
+                self.serve_names(file, [datagrams, connections])
+            }
+            _ => Err(io::ErrorKind::InvalidInput.into()),
+        }
     }
 
     fn start_first(

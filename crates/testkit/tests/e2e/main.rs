@@ -11,6 +11,7 @@ mod faults;
 mod hang;
 mod health;
 mod lifecycle;
+mod names;
 mod networks;
 mod restart;
 mod vm;

@@ -312,7 +312,7 @@ fn template() -> Instance {
     instance
 }
 
-fn replay(scenario: &Scenario<'_>) {
+pub(crate) fn replay(scenario: &Scenario<'_>) {
     every_step(
         scenario,
         &template(),

@@ -212,6 +212,7 @@ pub(crate) fn endpoint(e: &EndpointSettings) -> Result<EndpointSpec, Failure> {
             text => Some(hardware_address(text)?),
         },
         aliases: e.aliases.clone().unwrap_or_default(),
+        links: e.links.clone().unwrap_or_default(),
         gw_priority: e.gw_priority,
     })
 }

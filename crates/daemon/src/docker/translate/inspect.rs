@@ -209,7 +209,11 @@ pub(crate) fn endpoints(view: &ContainerView) -> BTreeMap<String, EndpointSettin
         return all
             .map(|e| {
                 let asked = record.networks.get(&e.network);
-                (e.network.clone(), settings(e, asked))
+                let settings = EndpointSettings {
+                    dns_names: list(&membership.dns_names(e)),
+                    ..settings(e, asked)
+                };
+                (e.network.clone(), settings)
             })
             .collect();
     }
@@ -241,6 +245,7 @@ fn asked_for(spec: &EndpointSpec) -> EndpointSettings {
     EndpointSettings {
         ipam_config: Some(asked).filter(|a| *a != EndpointIpamConfig::default()),
         aliases: list(&spec.aliases),
+        links: list(&spec.links),
         mac_address: spec.mac.map_or_else(String::new, |m| m.to_string()),
         gw_priority: spec.gw_priority,
         ..EndpointSettings::default()

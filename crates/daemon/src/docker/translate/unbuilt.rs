@@ -34,7 +34,12 @@ pub(super) fn host(h: &HostConfig) -> Checked {
         !matches!(h.volume_driver.as_str(), "" | "local"),
         "VolumeDriver other than local (--volume-driver)",
     )?;
-    refuse(some(h.links.as_ref()), "Links (--link)")?;
+    // in other networks a link is one of the endpoint's
+    let of_default = matches!(h.network_mode.as_str(), "" | "default" | "bridge");
+    refuse(
+        of_default && some(h.links.as_ref()),
+        "Links on the default network (--link; make a network: its containers know each other's names)",
+    )?;
     refuse(!h.cgroup.is_empty(), "Cgroup")?;
     refuse(
         h.storage_opt.as_ref().is_some_and(|o| !o.is_empty()),
@@ -75,14 +80,8 @@ pub(super) fn resources(r: &Resources) -> Checked {
     )
 }
 
-/// Of a network's endpoint. Without names being resolved in a network, an alias would be one that
-/// nobody can use.
+/// Of a network's endpoint.
 pub(super) fn endpoint(e: &EndpointSettings) -> Checked {
-    refuse(
-        some(e.aliases.as_ref()),
-        "Aliases (--network-alias): names in a network",
-    )?;
-    refuse(some(e.links.as_ref()), "Links of an endpoint (--link)")?;
     refuse(
         e.driver_opts.as_ref().is_some_and(|o| !o.is_empty()),
         "DriverOpts of an endpoint (--driver-opt)",
