@@ -34,7 +34,7 @@ fn errors() {
         &["run"],
         &["run", "--nope", "x"],
         &["run", "-p", "x:80", "x"],
-        &["run", "--network-alias", "y", "x"],
+        &["run", "--link-local-ip", "y", "x"],
         &["network", "frobnicate"],
         &["run", "--gpus", "all", "x"],
         &["run", "--pull", "always", "x"],

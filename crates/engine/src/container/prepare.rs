@@ -45,8 +45,15 @@ pub(super) fn prepare(
         .map_err(|e| Error::caused(ErrorKind::Internal, "forget the last exit", e))?;
     let root = mount_root(inner, record, false)?;
     let identity = identity(&root, &record.spec.user, &record.spec.host.group_add)?;
-    let hostname = hostname(record);
-    write_etc(inner, record, membership, &dir, &hostname)?;
+    let (etc_dir, hostname) = match whose_network(inner, record)? {
+        // its files too: what the network's names are is in them
+        Some(other) => (inner.store.container_dir(&other.id), hostname(&other)),
+        None => {
+            let hostname = hostname(record);
+            write_etc(inner, record, membership, &dir, &hostname)?;
+            (dir.clone(), hostname)
+        }
+    };
     let options = SecurityOptions::parse(&record.spec.host.security_opt)?;
     let host = &record.spec.host;
     let capabilities = security::capabilities(
@@ -57,7 +64,7 @@ pub(super) fn prepare(
     )?;
     let devices = devices::of(record)?;
     let numbers = devices::numbers(&host.resources);
-    let etc = etc_files(&dir);
+    let etc = etc_files(&etc_dir);
     let cgroup_path = match scope_of(inner, record)? {
         Some(scope) => format!("{}:{}:{}", scope.slice, inner.instance, record.id).into(),
         None => PathBuf::from("/").join(&inner.instance).join(&record.id),
@@ -170,6 +177,18 @@ pub(crate) fn hostname(record: &ContainerRecord) -> String {
     } else {
         record.id[..12].to_owned()
     }
+}
+
+/// The container whose network this one shares.
+fn whose_network(
+    inner: &Inner,
+    record: &ContainerRecord,
+) -> Result<Option<Arc<ContainerRecord>>, Error> {
+    let NetworkMode::Container(name) = &record.spec.host.network else {
+        return Ok(None);
+    };
+    let view = inner.containers.find(name)?.view.load_full();
+    Ok(Some(view.record.clone()))
 }
 
 fn etc_files(dir: &Path) -> [PathBuf; 3] {

@@ -362,6 +362,37 @@ fn connect_disconnect_and_rename_count_at_once() {
     end(&instance, &clean, vec![inside, there]);
 }
 
+/// Compose's `network_mode: service:...`: what shares a network shares its names.
+#[test]
+fn a_container_in_another_s_network_has_its_names_too() {
+    let instance = engine();
+    let web = member(&instance, "web", "one", &[]);
+    let fields = json!({"HostConfig": {"NetworkMode": "container:web"}});
+    let side = instance.create_with("side", &["sleep", "1000"], fields);
+    instance.start_container(&side);
+    assert_eq!(
+        Inside::of(&instance, &side).ask("web", A),
+        values(&[&address(&instance, &web, "one")])
+    );
+    let read = |name: &str, file: &str| {
+        let said = instance.docker(&["exec", name, "cat", file]);
+        String::from_utf8_lossy(&said.stdout).into_owned()
+    };
+    for file in [
+        "/etc/resolv.conf",
+        "/etc/hosts",
+        "/etc/hostname",
+        "/proc/sys/kernel/hostname",
+    ] {
+        let own = read("web", file);
+        assert!(!own.is_empty());
+        assert_eq!(read("side", file), own, "{file}");
+    }
+    instance.remove(&side);
+    assert!(read("web", "/etc/hosts").contains("127.0.0.1"));
+    instance.remove_all();
+}
+
 /// Its sockets are not at port 53: images with a name server of their own bind it everywhere.
 #[test]
 fn a_container_can_be_a_name_server_itself() {
