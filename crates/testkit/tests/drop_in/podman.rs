@@ -306,12 +306,14 @@ fn podman_gives_terminals() {
     assert_eq!(said.code, 0, "{said:?}");
     podman.start("c", &[], &["sleep", "1000"]);
     let conf = podman.dir.path().join("containers.conf");
-    let mut words = vec![
-        "env".to_owned(),
-        format!("CONTAINERS_CONF={}", conf.display()),
-    ];
+    // podman gives the terminal inside the size of the one outside, some time after the start
+    let sized = ["sh", "-c", "stty rows 12 columns 34; exec \"$@\"", "sh"];
+    let mut words: Vec<String> = sized.map(str::to_owned).to_vec();
+    words.push("env".to_owned());
+    words.push(format!("CONTAINERS_CONF={}", conf.display()));
     words.extend(podman.words());
-    let script = "stty rows 12 columns 34; tty; stty size; id -u";
+    let script = "i=0; until [ \"$(stty size)\" = \"12 34\" ] || [ $i = 100 ]; do i=$((i+1)); \
+                  sleep 0.1; done; tty; stty size; id -u";
     words.extend(["exec", "--interactive", "--tty", "c", "sh", "-c", script].map(str::to_owned));
     assert_eq!(on_terminal(&words), "/dev/pts/0\n12 34\n0\n");
     podman.end();
