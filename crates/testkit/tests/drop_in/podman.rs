@@ -312,7 +312,7 @@ fn podman_gives_terminals() {
     words.push("env".to_owned());
     words.push(format!("CONTAINERS_CONF={}", conf.display()));
     words.extend(podman.words());
-    let script = "i=0; until [ \"$(stty size)\" = \"12 34\" ] || [ $i = 100 ]; do i=$((i+1)); \
+    let script = "i=0; until [ \"$(stty size 2>&1)\" = \"12 34\" ] || [ $i = 100 ]; do i=$((i+1)); \
                   sleep 0.1; done; tty; stty size; id -u";
     words.extend(["exec", "--interactive", "--tty", "c", "sh", "-c", script].map(str::to_owned));
     assert_eq!(on_terminal(&words), "/dev/pts/0\n12 34\n0\n");
