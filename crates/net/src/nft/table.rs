@@ -6,11 +6,11 @@ use crate::message::{ACK, APPEND, Batch, CREATE, DUMP, attribute, attributes, te
 use crate::socket::{NetlinkError, Socket};
 
 const SUBSYSTEM: u16 = 10 << 8;
-pub(super) const NEW_TABLE: u16 = SUBSYSTEM;
+const NEW_TABLE: u16 = SUBSYSTEM;
 const GET_TABLE: u16 = SUBSYSTEM | 1;
-pub(super) const DEL_TABLE: u16 = SUBSYSTEM | 2;
-pub(super) const NEW_CHAIN: u16 = SUBSYSTEM | 3;
-pub(super) const NEW_RULE: u16 = SUBSYSTEM | 6;
+const DEL_TABLE: u16 = SUBSYSTEM | 2;
+const NEW_CHAIN: u16 = SUBSYSTEM | 3;
+const NEW_RULE: u16 = SUBSYSTEM | 6;
 const GET_RULE: u16 = SUBSYSTEM | 7;
 const NEW_SET: u16 = SUBSYSTEM | 9;
 const NEW_ELEMENT: u16 = SUBSYSTEM | 12;
@@ -27,7 +27,7 @@ const fn header(family: u8, resource: u16) -> [u8; 4] {
     [family, 0, a, b]
 }
 
-pub(super) const OURS: [u8; 4] = header(INET, 0);
+const OURS: [u8; 4] = header(INET, 0);
 
 pub(super) fn begin(b: &mut Batch) {
     b.message(0x10, 0, &header(0, 10));
@@ -107,12 +107,20 @@ fn kinds(fields: &[(u32, u32)]) -> u32 {
 }
 
 /// A chain that hooks into the kernel's path of a packet.
-struct Base {
-    name: &'static str,
+pub(super) struct Base {
+    pub(super) name: &'static str,
     kind: &'static str,
     hook: u32,
     priority: i32,
 }
+
+/// Where a packet of a program's own gets another destination.
+pub(super) const OUT: Base = Base {
+    name: "out",
+    kind: "nat",
+    hook: 3,
+    priority: -100,
+};
 
 const BASES: [Base; 5] = [
     Base {
@@ -127,12 +135,7 @@ const BASES: [Base; 5] = [
         hook: 0,
         priority: -100,
     },
-    Base {
-        name: "out",
-        kind: "nat",
-        hook: 3,
-        priority: -100,
-    },
+    OUT,
     Base {
         name: "forward",
         kind: "filter",
@@ -149,12 +152,12 @@ const BASES: [Base; 5] = [
 
 const PUBLISH: &str = "publish";
 
-const R0: Register = Register(0);
+pub(super) const R0: Register = Register(0);
 const ESTABLISHED_OR_RELATED: u32 = 0b110;
 const DNAT: u32 = 0b10_0000;
 /// RTN_LOCAL.
 const LOCAL: u32 = 2;
-const IPV4: u8 = 2;
+pub(super) const IPV4: u8 = 2;
 const IPV6: u8 = 10;
 
 /// Puts a key together in the registers from the first on.
@@ -176,7 +179,7 @@ fn within(parts: &[Load], set: &'static str) -> Vec<Expr> {
     out
 }
 
-fn family(number: u8) -> Vec<Expr> {
+pub(super) fn family(number: u8) -> Vec<Expr> {
     vec![Expr::Load(Load::Family, R0), Expr::Equal(R0, vec![number])]
 }
 
@@ -317,12 +320,16 @@ impl Table {
         b.message(NEW_CHAIN, CREATE, &OURS);
         b.str(1, &self.name).str(3, PUBLISH);
         for base in &BASES {
-            b.message(NEW_CHAIN, CREATE, &OURS);
-            b.str(1, &self.name).str(3, base.name).str(7, base.kind);
-            b.nest(4, |b| {
-                b.be32(1, base.hook).be32(2, base.priority.cast_unsigned());
-            });
+            self.put_base(b, base);
         }
+    }
+
+    pub(super) fn put_base(&self, b: &mut Batch, base: &Base) {
+        b.message(NEW_CHAIN, CREATE, &OURS);
+        b.str(1, &self.name).str(3, base.name).str(7, base.kind);
+        b.nest(4, |b| {
+            b.be32(1, base.hook).be32(2, base.priority.cast_unsigned());
+        });
     }
 
     pub(super) fn put_sets(&self, b: &mut Batch) {
@@ -347,13 +354,17 @@ impl Table {
 
     pub(super) fn put_rules(&self, b: &mut Batch) {
         for (chain, expressions) in rules(self.only_ours) {
-            b.message(NEW_RULE, CREATE | APPEND, &OURS);
-            b.str(1, &self.name).str(2, chain).nest(4, |b| {
-                for expression in &expressions {
-                    expression.put(b);
-                }
-            });
+            self.put_rule(b, chain, &expressions);
         }
+    }
+
+    pub(super) fn put_rule(&self, b: &mut Batch, chain: &str, expressions: &[Expr]) {
+        b.message(NEW_RULE, CREATE | APPEND, &OURS);
+        b.str(1, &self.name).str(2, chain).nest(4, |b| {
+            for expression in expressions {
+                expression.put(b);
+            }
+        });
     }
 
     /// Elements of one set go together, as far as one attribute holds them.
