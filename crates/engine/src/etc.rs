@@ -2,14 +2,30 @@
 
 use std::net::IpAddr;
 
+use shim::names::zone;
+
 use crate::error::Error;
 use crate::model::{ContainerSpec, HostSpec, NetworkMode};
 use crate::networks::Membership;
 
+/// hosts and resolv.conf of a container in these networks; absent: of none of ours.
+pub(crate) fn texts(
+    spec: &ContainerSpec,
+    hostname: &str,
+    membership: Option<&Membership>,
+    gateway: Option<IpAddr>,
+) -> Result<[String; 2], Error> {
+    let addresses: Vec<_> = membership.iter().flat_map(|m| m.addresses()).collect();
+    Ok([
+        hosts(spec, hostname, &addresses, gateway)?,
+        resolv_conf(&spec.host, Resolver::of(membership)),
+    ])
+}
+
 /// `addresses`: its own in its networks. `gateway`: what `host-gateway` of an extra host means.
 ///
 /// source: Docker's file in a container.
-pub(crate) fn hosts(
+fn hosts(
     spec: &ContainerSpec,
     hostname: &str,
     addresses: &[IpAddr],
@@ -56,7 +72,7 @@ const RESOLVED: &str = "/run/systemd/resolve/resolv.conf";
 
 /// Whom a container asks for names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Resolver {
+enum Resolver {
     /// The host's servers, in the host's network.
     Host,
     /// The host's servers, from a network of its own.
@@ -66,7 +82,7 @@ pub(crate) enum Resolver {
 }
 
 impl Resolver {
-    pub(crate) fn of(membership: Option<&Membership>) -> Self {
+    fn of(membership: Option<&Membership>) -> Self {
         match membership {
             None => Self::Host,
             Some(m) if m.has_names() => Self::Own,
@@ -78,21 +94,22 @@ impl Resolver {
 /// The host's, with what the user gave in its place. From a network of its own a
 /// container does not reach a server at the host's loopback: those are left out, and where there is
 /// no other, those are taken that systemd's resolver asks.
-pub(crate) fn resolv_conf(host: &HostSpec, resolver: Resolver) -> String {
+fn resolv_conf(host: &HostSpec, resolver: Resolver) -> String {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
-    let mut own = read("/etc/resolv.conf");
-    if resolver == Resolver::Own {
-        return own_resolv_conf(&own, host);
-    }
-    if resolver == Resolver::Network {
-        own = without_loopback(&own);
-        if !own.lines().any(|l| l.starts_with("nameserver")) {
-            let servers = without_loopback(&read(RESOLVED));
-            let servers = servers.lines().filter(|l| l.starts_with("nameserver"));
-            own.extend(servers.flat_map(|l| [l, "\n"]));
+    let own = read("/etc/resolv.conf");
+    match resolver {
+        Resolver::Host => merged_resolv_conf(&own, host),
+        Resolver::Own => own_resolv_conf(&own, host),
+        Resolver::Network => {
+            let mut own = without_loopback(&own);
+            if !own.lines().any(|l| l.starts_with("nameserver")) {
+                let servers = without_loopback(&read(RESOLVED));
+                let servers = servers.lines().filter(|l| l.starts_with("nameserver"));
+                own.extend(servers.flat_map(|l| [l, "\n"]));
+            }
+            merged_resolv_conf(&own, host)
         }
     }
-    merged_resolv_conf(&own, host)
 }
 
 /// Names without a dot are asked for as they are: they are other containers'. Unless the user, or the
@@ -102,8 +119,8 @@ fn own_resolv_conf(own: &str, host: &HostSpec) -> String {
         dns: vec![net::resolver::ADDRESS.to_string()],
         ..host.clone()
     };
-    let mut text = merged_resolv_conf(own, &host);
-    let mut lines = text.lines().map(str::to_owned).collect::<Vec<_>>();
+    let text = merged_resolv_conf(own, &host);
+    let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
     lines.sort_by_key(|l| !l.starts_with("nameserver"));
     let is_options = |l: &&mut String| l.starts_with("options");
     match lines.iter_mut().find(is_options) {
@@ -111,9 +128,7 @@ fn own_resolv_conf(own: &str, host: &HostSpec) -> String {
         Some(_) => {}
         None => lines.push("options ndots:0".to_owned()),
     }
-    text = lines.join("\n");
-    text.push('\n');
-    text
+    lines.join("\n") + "\n"
 }
 
 /// Dots that a name must have to be asked for as it is, where the user says.
@@ -127,13 +142,7 @@ pub(crate) fn ndots(host: &HostSpec) -> u32 {
 }
 
 fn without_loopback(text: &str) -> String {
-    let is_reached = |line: &&str| {
-        let mut words = line.split_whitespace();
-        let server = (words.next() == Some("nameserver"))
-            .then(|| words.next()?.parse::<IpAddr>().ok())
-            .flatten();
-        server.is_none_or(|s| !s.is_loopback())
-    };
+    let is_reached = |line: &&str| zone::server(line).is_none_or(|s| !s.is_loopback());
     let lines = text.lines().filter(is_reached);
     lines.flat_map(|l| [l, "\n"]).collect()
 }

@@ -15,7 +15,7 @@ use super::launch::{StartFailure, Started};
 use super::{Attachment, Command, Live, Reply};
 use crate::error::Error;
 use crate::inner::Inner;
-use crate::model::{ContainerRecord, Phase, RestartKind};
+use crate::model::{ContainerRecord, NetworkMode, Phase, RestartKind};
 use crate::registry::Entry;
 use crate::restart;
 use crate::views::{ContainerPaths, ContainerView, ExitStatus, RemoveOptions, WaitCondition};
@@ -215,13 +215,19 @@ fn view_of(
     }
 }
 
+/// Where its files are. Who shares another's network has that one's hosts, resolv.conf and hostname: what
+/// the network's names are is in them.
 pub(crate) fn paths(engine: &Inner, record: &ContainerRecord) -> ContainerPaths {
     let fs = engine.store.container_fs(&record.id);
+    let etc = match &record.spec.host.network {
+        NetworkMode::Container(id) => engine.store.container_dir(id),
+        _ => fs.dir.clone(),
+    };
     ContainerPaths {
         log: (record.spec.host.log.driver != "none").then(|| fs.dir.join(super::launch::LOG_FILE)),
-        resolv_conf: fs.dir.join("resolv.conf"),
-        hostname: fs.dir.join("hostname"),
-        hosts: fs.dir.join("hosts"),
+        resolv_conf: etc.join("resolv.conf"),
+        hostname: etc.join("hostname"),
+        hosts: etc.join("hosts"),
         upper: fs.upper,
         work: fs.work,
         dir: fs.dir,

@@ -1,7 +1,6 @@
 //! From a record to a running process. Runs in a task of its own; the actor hears of the outcome.
 
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -117,10 +116,7 @@ async fn prepare_and_run(
     let joined = engine.joined_pids(record)?;
     let turn = root_turn(engine, &record.id).await?;
     let for_plan = record.clone();
-    let (membership, held, names) = match sandbox {
-        Some(sandbox) => (Some(sandbox.membership), sandbox.held, sandbox.names),
-        None => (None, Vec::new(), None),
-    };
+    let membership = sandbox.as_ref().map(|s| s.membership.clone());
     let prepared = engine
         .blocking("prepare the container's root and plan", move |inner| {
             let prepared = prepare(inner, &for_plan, joined, membership.as_deref());
@@ -129,7 +125,7 @@ async fn prepare_and_run(
         })
         .await?;
     let (cgroup, spec) = (prepared.cgroup.clone(), prepared.spec.clone());
-    let (launched, shim) = run(engine, record, prepared, (held, names), kept).await?;
+    let (launched, shim) = run(engine, record, prepared, sandbox, kept).await?;
     Ok((launched, shim, cgroup, spec))
 }
 
@@ -154,10 +150,11 @@ async fn run(
     engine: &Inner,
     record: &ContainerRecord,
     prepared: Prepared,
-    (held, names): (Vec<OwnedFd>, Option<PathBuf>),
+    sandbox: Option<Sandbox>,
     kept: Vec<(shim::AttachOptions, OwnedFd)>,
 ) -> Result<(Launched, Shim), StartFailure> {
     let dir = engine.store.container_dir(&record.id);
+    let (held, names) = sandbox.map_or_else(Default::default, |s| (s.held, s.names));
     let launch = Launch {
         id: record.id.clone(),
         run_dir: engine.shim_dir(&record.id),

@@ -47,7 +47,7 @@ use runtime::cgroup::Cgroup;
 use shim::Shim;
 use tokio::sync::{oneshot, watch};
 
-pub(crate) use actor::{Found, spawn};
+pub(crate) use actor::{Found, paths, spawn};
 pub(crate) use exec::{ExecCell, Execs, open_root, start as start_exec};
 pub use health::word as health_word;
 pub(crate) use health::{check as check_health, inherit as inherit_health};

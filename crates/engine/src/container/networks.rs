@@ -58,23 +58,20 @@ impl Actor {
     async fn serve_names(&self, live: &Live) -> Result<(), Error> {
         let failed = |e| Error::caused(ErrorKind::Internal, "serve names to the container", e);
         let membership = self.engine.networks.membership(&self.record.id);
-        let served = !membership.is_some_and(|m| m.has_names())
-            || live.shim.names_served().await.map_err(failed)?;
-        if served {
+        let Some(membership) = membership.filter(|m| m.has_names()) else {
+            return Ok(());
+        };
+        if live.shim.names_served().await.map_err(failed)? {
             return Ok(());
         }
-        let (id, pid) = (self.record.id.clone(), live.pid);
-        let server = self
+        let pid = live.pid;
+        let (file, sockets) = self
             .engine
             .blocking("make the container's name server", move |inner| {
-                networks::name_server(inner, &id, pid)
+                networks::name_server(inner, &membership, pid)
             })
             .await?;
-        if let Some((file, sockets)) = server {
-            let served = live.shim.serve_names(&file, &sockets).await;
-            served.map_err(failed)?;
-        }
-        Ok(())
+        live.shim.serve_names(&file, &sockets).await.map_err(failed)
     }
 
     /// Whether what a container that was taken up has of networks may be other than what its record

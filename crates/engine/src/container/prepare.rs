@@ -15,13 +15,16 @@ use runtime::rootfs::{self, OverlayOptions};
 use runtime::systemd::{Manager, Scope};
 use runtime::{Asked, Plan, PlanInput, Rootfs, SeccompChoice, seccomp, users};
 
+use super::actor::paths;
 use crate::devices;
 use crate::error::Error;
+use crate::etc;
 use crate::inner::Inner;
 use crate::model::{ContainerRecord, ErrorKind, MountKind, NetworkMode};
 use crate::networks::Membership;
 use crate::ocispec::{self, Identity, JoinedPids, SpecInput};
 use crate::security::{self, Seccomp, SecurityOptions};
+use crate::views::ContainerPaths;
 
 const CONFIG_FILE: &str = "config.json";
 
@@ -45,15 +48,8 @@ pub(super) fn prepare(
         .map_err(|e| Error::caused(ErrorKind::Internal, "forget the last exit", e))?;
     let root = mount_root(inner, record, false)?;
     let identity = identity(&root, &record.spec.user, &record.spec.host.group_add)?;
-    let (etc_dir, hostname) = match whose_network(inner, record)? {
-        // its files too: what the network's names are is in them
-        Some(other) => (inner.store.container_dir(&other.id), hostname(&other)),
-        None => {
-            let hostname = hostname(record);
-            write_etc(inner, record, membership, &dir, &hostname)?;
-            (dir.clone(), hostname)
-        }
-    };
+    let paths = paths(inner, record);
+    let hostname = write_etc(inner, record, membership, &paths)?;
     let options = SecurityOptions::parse(&record.spec.host.security_opt)?;
     let host = &record.spec.host;
     let capabilities = security::capabilities(
@@ -64,7 +60,6 @@ pub(super) fn prepare(
     )?;
     let devices = devices::of(record)?;
     let numbers = devices::numbers(&host.resources);
-    let etc = etc_files(&etc_dir);
     let cgroup_path = match scope_of(inner, record)? {
         Some(scope) => format!("{}:{}:{}", scope.slice, inner.instance, record.id).into(),
         None => PathBuf::from("/").join(&inner.instance).join(&record.id),
@@ -74,9 +69,9 @@ pub(super) fn prepare(
         identity: &identity,
         hostname: &hostname,
         etc: [
-            ("/etc/resolv.conf", &etc[0]),
-            ("/etc/hostname", &etc[1]),
-            ("/etc/hosts", &etc[2]),
+            ("/etc/resolv.conf", &paths.resolv_conf),
+            ("/etc/hostname", &paths.hostname),
+            ("/etc/hosts", &paths.hosts),
         ],
         capabilities: &capabilities,
         security: &options,
@@ -179,46 +174,30 @@ pub(crate) fn hostname(record: &ContainerRecord) -> String {
     }
 }
 
-/// The container whose network this one shares.
-fn whose_network(
-    inner: &Inner,
-    record: &ContainerRecord,
-) -> Result<Option<Arc<ContainerRecord>>, Error> {
-    let NetworkMode::Container(name) = &record.spec.host.network else {
-        return Ok(None);
-    };
-    let view = inner.containers.find(name)?.view.load_full();
-    Ok(Some(view.record.clone()))
-}
-
-fn etc_files(dir: &Path) -> [PathBuf; 3] {
-    ["resolv.conf", "hostname", "hosts"].map(|f| dir.join(f))
-}
-
-/// Made anew at each start, so a torn one after a power cut does not matter.
+/// Made anew at each start, so a torn one after a power cut does not matter; where another's network
+/// is shared, that one's are there. The host name.
 fn write_etc(
     inner: &Inner,
     record: &ContainerRecord,
     membership: Option<&Membership>,
-    dir: &Path,
-    hostname: &str,
-) -> Result<(), Error> {
-    let [resolv, name, hosts] = etc_files(dir);
+    paths: &ContainerPaths,
+) -> Result<String, Error> {
+    if let NetworkMode::Container(id) = &record.spec.host.network {
+        let other = inner.containers.find(id)?.view.load_full();
+        return Ok(hostname(&other.record));
+    }
+    let hostname = hostname(record);
     let write = |path: &Path, text: &str| {
         sys::fault::point("engine.etc.write")
             .and_then(|()| std::fs::write(path, text))
             .map_err(Error::io(format!("write {}", path.display())))
     };
-    write(&name, &format!("{hostname}\n"))?;
-    let addresses: Vec<_> = membership.iter().flat_map(|m| m.addresses()).collect();
+    write(&paths.hostname, &format!("{hostname}\n"))?;
     let gateway = inner.networks.host_gateway();
-    let text = crate::etc::hosts(&record.spec, hostname, &addresses, gateway)?;
-    write(&hosts, &text)?;
-    let resolver = crate::etc::Resolver::of(membership);
-    write(
-        &resolv,
-        &crate::etc::resolv_conf(&record.spec.host, resolver),
-    )
+    let [hosts, resolv_conf] = etc::texts(&record.spec, &hostname, membership, gateway)?;
+    write(&paths.hosts, &hosts)?;
+    write(&paths.resolv_conf, &resolv_conf)?;
+    Ok(hostname)
 }
 
 /// For people, for exec after an adoption, for other tools. Not synced: made anew at each start.

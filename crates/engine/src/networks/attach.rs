@@ -263,11 +263,7 @@ impl Networks {
     pub(super) fn save(&self, membership: &Membership) -> Result<(), Error> {
         let path = self.dir.join(membership.file_name());
         let text = serde_json::to_vec(membership).map_err(failed("encode the network's file"))?;
-        let staged = path.with_extension("new");
-        sys::fault::point("engine.network.file")
-            .and_then(|()| std::fs::write(&staged, text))
-            .and_then(|()| std::fs::rename(&staged, &path))
-            .map_err(Error::io(format!("write {}", path.display())))
+        super::put(&path, &text, "engine.network.file")
     }
 }
 

@@ -11,7 +11,7 @@ use net::{Namespace, Prefix, Table, host, ipam, resolver};
 use super::{
     BRIDGE, EndpointState, Membership, NetworkRecord, PREDEFINED, Subnet, failed, record, watch,
 };
-use crate::container::Command;
+use crate::container::{self, Command};
 use crate::error::Error;
 use crate::etc;
 use crate::inner::{Inner, ask};
@@ -436,20 +436,16 @@ pub(crate) async fn disconnect(
 /// The file and the sockets of a name server, for the shim of a running container to serve.
 pub(crate) type NameServer = (PathBuf, [OwnedFd; 2]);
 
-/// Of a container whose shim serves none. Absent: it needs none.
+/// Of a container whose shim serves none.
 pub(crate) fn name_server(
     inner: &Inner,
-    container: &str,
+    membership: &Membership,
     pid: i32,
-) -> Result<Option<NameServer>, Error> {
-    let networks = &inner.networks;
-    let Some(membership) = networks.membership(container).filter(|m| m.has_names()) else {
-        return Ok(None);
-    };
+) -> Result<NameServer, Error> {
     let namespace = Namespace::of_process(pid).map_err(failed("enter the container's network"))?;
     let sockets =
         resolver::open(namespace.as_fd()).map_err(failed("make the container's name server"))?;
-    Ok(Some((networks.names_file(&membership), sockets)))
+    Ok((inner.networks.names_file(membership), sockets))
 }
 
 /// Of a running container: another link into its namespace. Nothing is left on an error.
@@ -462,13 +458,12 @@ pub(crate) fn plug(
 ) -> Result<(), Error> {
     let networks = &inner.networks;
     let container = record.id.as_str();
-    let mut membership = networks
-        .membership(container)
-        .map(|a| (*a).clone())
-        .ok_or_else(|| {
-            Error::conflict("container cannot be connected: it shares another's network, the host's, or has none")
-        })?;
-    let before = membership.clone();
+    let before = networks.membership(container).ok_or_else(|| {
+        Error::conflict(
+            "container cannot be connected: it shares another's network, the host's, or has none",
+        )
+    })?;
+    let mut membership = (*before).clone();
     let taken: BTreeSet<&str> = membership
         .endpoints
         .iter()
@@ -493,10 +488,26 @@ pub(crate) fn plug(
         drop(networks.save(&before));
         return Err(error);
     }
-    networks.note(membership.clone());
+    now_in(inner, record, &before, membership)
+}
+
+/// What follows from other networks of a running container: who is told its names, and its own files.
+fn now_in(
+    inner: &Inner,
+    record: &ContainerRecord,
+    before: &Membership,
+    after: Membership,
+) -> Result<(), Error> {
+    let networks = &inner.networks;
+    let after = networks.note(after);
     networks.publish();
-    networks.write_names(record, &membership)?;
-    etc_changed(inner, record, &before, &membership)
+    networks.write_names(record, &after)?;
+    let left = before
+        .endpoints
+        .iter()
+        .filter(|e| !after.endpoints.contains(e));
+    networks.write_zones(left)?;
+    etc_changed(inner, record, before, &after)
 }
 
 /// The container's own files, as far as nobody else has changed them.
@@ -506,24 +517,15 @@ fn etc_changed(
     before: &Membership,
     after: &Membership,
 ) -> Result<(), Error> {
-    let dir = inner.store.container_dir(&record.id);
+    let paths = container::paths(inner, record);
     let gateway = inner.networks.host_gateway();
-    let texts = |m: &Membership| -> Result<[String; 2], Error> {
-        let hostname = &m.hostname;
-        let addresses: Vec<IpAddr> = m.addresses().collect();
-        let resolver = etc::Resolver::of(Some(m));
-        Ok([
-            etc::hosts(&record.spec, hostname, &addresses, gateway)?,
-            etc::resolv_conf(&record.spec.host, resolver),
-        ])
-    };
+    let texts = |m: &Membership| etc::texts(&record.spec, &m.hostname, Some(m), gateway);
     let (old, new) = (texts(before)?, texts(after)?);
-    for ((name, old), new) in ["hosts", "resolv.conf"].iter().zip(&old).zip(&new) {
-        let path = dir.join(name);
-        let untouched = std::fs::read_to_string(&path).is_ok_and(|now| now == *old);
+    for ((path, old), new) in [paths.hosts, paths.resolv_conf].iter().zip(&old).zip(&new) {
+        let untouched = std::fs::read_to_string(path).is_ok_and(|now| now == *old);
         if untouched && old != new {
             // in place: the container has this very file mounted
-            std::fs::write(&path, new).map_err(Error::io(format!("write {}", path.display())))?;
+            std::fs::write(path, new).map_err(Error::io(format!("write {}", path.display())))?;
         }
     }
     Ok(())
@@ -568,10 +570,6 @@ pub(crate) fn unplug(
     networks.return_endpoint(&endpoint);
     let namespace = Namespace::of_process(pid).map_err(failed("enter the container's network"))?;
     let routed = route(&namespace, &membership);
-    networks.note(membership.clone());
-    networks.publish();
-    networks.write_names(record, &membership)?;
-    networks.write_zones(&[endpoint])?;
-    etc_changed(inner, record, &have, &membership)?;
+    now_in(inner, record, &have, membership)?;
     routed
 }

@@ -22,7 +22,7 @@ mod record;
 mod watch;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use arc_swap::ArcSwap;
@@ -191,6 +191,15 @@ impl Networks {
             .replace(&self.elements())
             .map_err(failed("set up the firewall's table"))
     }
+}
+
+/// A file of the exec root: whole or not at all, whenever this process is killed.
+fn put(path: &Path, bytes: &[u8], step: &'static str) -> Result<(), Error> {
+    let staged = path.with_extension("new");
+    sys::fault::point(step)
+        .and_then(|()| std::fs::write(&staged, bytes))
+        .and_then(|()| std::fs::rename(&staged, path))
+        .map_err(Error::io(format!("write {}", path.display())))
 }
 
 fn failed<E>(what: &'static str) -> impl FnOnce(E) -> Error

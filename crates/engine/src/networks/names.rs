@@ -10,7 +10,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
 
-use shim::names::zone::{Forward, Member};
+use shim::names::zone::{self, Forward, Member};
 use shim::names::{Config, Zone};
 
 use super::{BRIDGE, EndpointState, Membership, Networks};
@@ -69,11 +69,7 @@ fn config(membership: &Membership, host: &HostSpec) -> Config {
 }
 
 fn put(path: &Path, text: &str) -> Result<(), Error> {
-    let staged = path.with_extension("new");
-    sys::fault::point("engine.names.file")
-        .and_then(|()| std::fs::write(&staged, text))
-        .and_then(|()| std::fs::rename(&staged, path))
-        .map_err(Error::io(format!("write {}", path.display())))
+    super::put(path, text.as_bytes(), "engine.names.file")
 }
 
 impl Networks {
@@ -98,8 +94,11 @@ impl Networks {
     }
 
     /// Writes anew who is in these networks.
-    pub(super) fn write_zones(&self, of: &[EndpointState]) -> Result<(), Error> {
-        for endpoint in of.iter().filter(|e| has_names(e)) {
+    pub(super) fn write_zones<'a>(
+        &self,
+        of: impl IntoIterator<Item = &'a EndpointState>,
+    ) -> Result<(), Error> {
+        for endpoint in of.into_iter().filter(|e| has_names(e)) {
             self.write_zone(&endpoint.network_id)?;
         }
         Ok(())
@@ -125,8 +124,7 @@ impl Networks {
             })
             .collect();
         drop(state);
-        let path = self.names_dir.join(format!("{network}.hosts"));
-        let written = put(&path, &Zone::text(&name, &members));
+        let written = put(&self.zone_file(network), &Zone::text(&name, &members));
         drop(turn);
         written
     }
@@ -139,9 +137,11 @@ impl Networks {
     }
 
     pub(super) fn forget_zone(&self, network: &str) {
-        drop(std::fs::remove_file(
-            self.names_dir.join(format!("{network}.hosts")),
-        ));
+        drop(std::fs::remove_file(self.zone_file(network)));
+    }
+
+    fn zone_file(&self, network: &str) -> PathBuf {
+        self.names_dir.join(zone::file_name(network))
     }
 
     /// A container's name has changed, while it runs.
@@ -170,7 +170,7 @@ impl Networks {
             .iter()
             .filter(|(_, k)| k.record.name != BRIDGE);
         let networks: Vec<String> = named.map(|(id, _)| id.clone()).collect();
-        let zones = networks.iter().map(|id| format!("{id}.hosts"));
+        let zones = networks.iter().map(|id| zone::file_name(id));
         let files = state.attached.values().map(|m| m.names_file());
         let wanted: std::collections::BTreeSet<String> = zones.chain(files).collect();
         drop(state);

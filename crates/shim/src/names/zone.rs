@@ -93,6 +93,12 @@ impl Config {
     }
 }
 
+/// The name of a network's file.
+#[must_use]
+pub fn file_name(network: &str) -> String {
+    format!("{network}.hosts")
+}
+
 /// Members of one network, as the text of its file.
 #[derive(Debug, Clone, Copy)]
 pub struct Zone<'a> {
@@ -174,15 +180,12 @@ impl<'a> Zone<'a> {
     }
 }
 
-/// Servers of a resolv.conf(5).
+/// The server that a line of resolv.conf(5) names.
 #[must_use]
-pub fn servers(resolv_conf: &str) -> Vec<IpAddr> {
-    let line = |line: &str| {
-        let mut words = line.split_whitespace();
-        let server = (words.next() == Some("nameserver")).then(|| words.next())??;
-        server.parse().ok()
-    };
-    resolv_conf.lines().filter_map(line).collect()
+pub fn server(line: &str) -> Option<IpAddr> {
+    let mut words = line.split_whitespace();
+    let server = (words.next() == Some("nameserver")).then(|| words.next())??;
+    server.parse().ok()
 }
 
 #[cfg(test)]
@@ -256,7 +259,7 @@ mod tests {
     #[test]
     fn the_hosts_servers() {
         let text = "# nameserver 1.1.1.1\nnameserver 127.0.0.53\nsearch a\nnameserver fe80::1%eth0\nnameserver fd00::53\n";
-        let all = servers(text);
+        let all: Vec<IpAddr> = text.lines().filter_map(server).collect();
         assert_eq!(
             all,
             [

@@ -264,10 +264,10 @@ impl Names {
     /// answer to each question, though it may be an empty one: nobody else is asked about it.
     fn known(&mut self, config: &Config, question: &Question) -> Option<Vec<Record>> {
         let name = question.name.as_deref()?;
-        let texts = config.networks.iter().map(|id| {
-            let path = self.dir.join(format!("{id}.hosts"));
-            fs::read_to_string(path).unwrap_or_default()
-        });
+        let texts = config
+            .networks
+            .iter()
+            .map(|id| fs::read_to_string(self.dir.join(zone::file_name(id))).unwrap_or_default());
         let texts: Vec<String> = texts.collect();
         let mut zones = texts.iter().map(|t| Zone::new(t));
         if let Some(address) = question.reversed() {
@@ -309,7 +309,7 @@ impl Names {
             Forward::Own(servers) => (servers, true),
             Forward::Host => {
                 let text = fs::read_to_string(RESOLV_CONF).unwrap_or_default();
-                (zone::servers(&text), false)
+                (text.lines().filter_map(zone::server).collect(), false)
             }
         };
         if servers.is_empty() || self.asked.vacant() as usize >= MOST_ASKED {
