@@ -168,7 +168,7 @@ impl Question {
         } else {
             self.limit
         };
-        let mut out = header(asked, code);
+        let mut out = bare(asked, code);
         out.extend_from_slice(asked.get(HEADER..self.end).unwrap_or_default());
         out[5] = 1;
         let extension = if self.edns { 11 } else { 0 };
@@ -205,20 +205,16 @@ impl Question {
     }
 }
 
-/// The header of an answer, its counts 0. RA is said: what is not ours is asked on.
-fn header(asked: &[u8], code: u8) -> Vec<u8> {
+/// An answer without the question, to a message that has none to repeat; `asked`: at least a header.
+/// RA is said: what is not ours is asked on.
+#[must_use]
+pub fn bare(asked: &[u8], code: u8) -> Vec<u8> {
     let mut out = Vec::with_capacity(128);
     out.extend_from_slice(&asked[..2]);
     out.push(QR | asked[2] & (0x78 | RD));
     out.push(RA | code & 0x0f);
     out.extend_from_slice(&[0; 8]);
     out
-}
-
-/// An answer without the question, to a message that has none to repeat. `asked`: at least a header.
-#[must_use]
-pub fn bare(asked: &[u8], code: u8) -> Vec<u8> {
-    header(asked, code)
 }
 
 /// The code of a server's answer.

@@ -81,6 +81,13 @@ enum Asker {
     Stream(u32, u64),
 }
 
+impl Asker {
+    /// It has a connection: an answer may be long.
+    fn is_stream(self) -> bool {
+        matches!(self, Self::Stream(..))
+    }
+}
+
 /// A connection of the container's.
 #[derive(Debug)]
 struct Stream {
@@ -253,8 +260,7 @@ impl Names {
         let text = fs::read_to_string(&self.file).unwrap_or_default();
         let config = Config::parse(&text);
         if let Some(records) = self.known(&config, &question) {
-            let stream = matches!(asker, Asker::Stream(..));
-            let answer = question.answer(bytes, NO_ERROR, &records, stream);
+            let answer = question.answer(bytes, NO_ERROR, &records, asker.is_stream());
             return self.reply(context, asker, &answer);
         }
         self.ask_on(context, config, question, bytes, asker);
@@ -313,8 +319,7 @@ impl Names {
             }
         };
         if servers.is_empty() || self.asked.vacant() as usize >= MOST_ASKED {
-            let stream = matches!(asker, Asker::Stream(..));
-            let answer = question.answer(bytes, SERVER_FAILURE, &[], stream);
+            let answer = question.answer(bytes, SERVER_FAILURE, &[], asker.is_stream());
             return self.reply(context, asker, &answer);
         }
         let at = self.asked.insert(Asked {
@@ -393,9 +398,8 @@ impl Names {
         if let Some(link) = &asked.link {
             context.poller.remove(&link.socket);
         }
-        let stream = matches!(asked.asker, Asker::Stream(..));
         let mut reply = reply.or(asked.refusal).unwrap_or_else(|| {
-            let question = &asked.question;
+            let (question, stream) = (&asked.question, asked.asker.is_stream());
             question.answer(&asked.query, SERVER_FAILURE, &[], stream)
         });
         reply[..2].copy_from_slice(&asked.number);
@@ -412,9 +416,7 @@ impl Names {
                 let Some(stream) = self.streams.get_mut(at).filter(|s| s.number == number) else {
                     return;
                 };
-                let length = u16::try_from(answer.len()).unwrap_or(0);
-                stream.output.extend_from_slice(&length.to_be_bytes());
-                stream.output.extend_from_slice(answer);
+                put(&mut stream.output, answer);
                 self.flush(context, at);
             }
         }
@@ -469,14 +471,11 @@ impl Names {
         let Some(stream) = self.streams.get_mut(at) else {
             return;
         };
-        while !stream.output.is_empty() {
-            let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-            match rustix::net::send(&stream.socket, &stream.output, flags) {
-                Ok(sent) => drop(stream.output.drain(..sent)),
-                Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => break,
-                Err(_) => return self.drop_stream(context, at),
-            }
+        let waiting = stream.output.len();
+        if send(&stream.socket, &mut stream.output).is_err() {
+            return self.drop_stream(context, at);
+        }
+        if stream.output.len() < waiting {
             stream.idle = Instant::now() + IDLE;
         }
         let number = stream.number;
@@ -523,6 +522,27 @@ impl Stream {
     }
 }
 
+/// A message as it goes over a connection. source: RFC 1035 section 4.2.2.
+fn put(output: &mut Vec<u8>, message: &[u8]) {
+    let length = u16::try_from(message.len()).unwrap_or(0);
+    output.extend_from_slice(&length.to_be_bytes());
+    output.extend_from_slice(message);
+}
+
+/// Sends what the kernel takes.
+fn send(socket: &OwnedFd, output: &mut Vec<u8>) -> Result<(), Errno> {
+    while !output.is_empty() {
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        match rustix::net::send(socket, output, flags) {
+            Ok(sent) => drop(output.drain(..sent)),
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => return Ok(()),
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
+}
+
 /// The first whole message of a connection's bytes.
 fn take(input: &mut Vec<u8>) -> Option<Vec<u8>> {
     let length = usize::from(u16::from_be_bytes(input.first_chunk().copied()?));
@@ -537,7 +557,7 @@ impl Asked {
         let mut number = [0; 2];
         rustix::rand::getrandom(&mut number, rustix::rand::GetRandomFlags::empty())?;
         self.query[..2].copy_from_slice(&number);
-        let stream = matches!(self.asker, Asker::Stream(..));
+        let stream = self.asker.is_stream();
         let namespace = if self.own { context.namespace } else { None };
         if self.own && namespace.is_none() {
             return Err(io::ErrorKind::NotFound.into());
@@ -550,8 +570,8 @@ impl Asked {
         let mut interest = EventFlags::IN;
         let stream = if stream {
             interest |= EventFlags::OUT;
-            let length = u16::try_from(self.query.len()).unwrap_or(0);
-            let out = [&length.to_be_bytes()[..], &self.query].concat();
+            let mut out = Vec::new();
+            put(&mut out, &self.query);
             Some((out, Vec::new()))
         } else {
             rustix::net::send(&socket, &self.query, SendFlags::DONTWAIT)?;
@@ -571,15 +591,11 @@ impl Asked {
         let Some((out, input)) = &mut link.stream else {
             return datagram(&link.socket);
         };
-        while !out.is_empty() {
-            let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-            match rustix::net::send(&link.socket, out, flags) {
-                Ok(sent) => drop(out.drain(..sent)),
-                Err(Errno::INTR) => {}
-                // not yet connected, or full
-                Err(Errno::AGAIN | Errno::NOTCONN) => return Ok(None),
-                Err(e) => return Err(e.into()),
-            }
+        match send(&link.socket, out) {
+            Ok(()) if out.is_empty() => {}
+            // full, or not yet connected
+            Ok(()) | Err(Errno::NOTCONN) => return Ok(None),
+            Err(e) => return Err(e.into()),
         }
         let token = Which::Asked(at).token();
         context
