@@ -41,12 +41,21 @@ impl Actor {
         if let Some(live) = self.run.as_ref().map(|r| r.live.clone()) {
             let (record, name, wanted) = (self.record.clone(), network.clone(), spec.clone());
             let pid = live.pid;
-            self.engine
+            let plugged = self
+                .engine
                 .blocking("connect the container", move |inner| {
                     networks::plug(inner, &record, pid, &name, &wanted)
                 })
-                .await?;
-            self.serve_names(&live).await?;
+                .await;
+            let done = match plugged {
+                Ok(()) => self.serve_names(&live).await,
+                error => error,
+            };
+            if done.is_err() {
+                // not acknowledged: nothing of it stays
+                self.settle_networks().await;
+            }
+            done?;
         }
         self.record_mut().networks.insert(network, spec);
         let written = self.write_through().await;

@@ -448,7 +448,8 @@ pub(crate) fn name_server(
     Ok((inner.networks.names_file(membership), sockets))
 }
 
-/// Of a running container: another link into its namespace. Nothing is left on an error.
+/// Of a running container: another link into its namespace. On an error nothing of the link is left,
+/// or all of it, where those who are told of it could not be: for the caller to take back.
 pub(crate) fn plug(
     inner: &Inner,
     record: &ContainerRecord,

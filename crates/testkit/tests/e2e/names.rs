@@ -681,6 +681,36 @@ fn a_start_with_names_killed_at_every_step() {
     });
 }
 
+/// One that fails leaves no half of it: neither where its names can't be written nor where its name
+/// server can't be made.
+#[test]
+fn a_connect_that_fails_leaves_nothing() {
+    for step in ["net.resolver.open", "engine.names.file"] {
+        let mut instance = Instance::prepared_networked();
+        let begun = instance.path().join("faults-from-here");
+        let fault = format!("daemon:{step}:eio");
+        let from = begun.to_str().unwrap().to_owned();
+        instance.set_environment(&[("PLIMSOLL_FAULT", &fault), ("PLIMSOLL_FAULT_FROM", &from)]);
+        instance.start();
+        instance.load(&testkit::image::Image::busybox().unwrap());
+        in_one(&instance);
+        let fields = json!({"HostConfig": {"NetworkMode": "default"}});
+        let id = instance.create_with("box", &["sleep", "1000"], fields);
+        instance.start_container(&id);
+        let before = instance.inspect("box")["NetworkSettings"]["Networks"].clone();
+        std::fs::write(&begun, "").unwrap();
+        let body = json!({"Container": "box"});
+        let refused = instance.api().post("/networks/one/connect", &body).unwrap();
+        assert_eq!(refused.status, 500, "{step}");
+        let after = instance.inspect("box")["NetworkSettings"]["Networks"].clone();
+        assert_eq!(after, before, "{step}");
+        std::fs::remove_file(&begun).unwrap();
+        let gone = instance.api().delete("/networks/one").unwrap();
+        assert_eq!(gone.status, 204, "{step}: nobody is in it");
+        instance.remove_all();
+    }
+}
+
 #[test]
 fn a_connect_killed_at_every_step() {
     networks::replay(&Scenario {
