@@ -194,28 +194,27 @@ pub(super) fn choices(record: &Record, state: Option<AgentState>) -> Choices {
     }
 }
 
-/// Inputs of a plan, kept to make it again for an error's words.
+/// Inputs of a plan, kept to make it again for an error's words. `told`: to a seccomp agent.
 pub(super) fn plan_of(
     spec: &Spec,
     facts: &Facts,
-    rootfs: &Path,
-    cgroup: Option<&Cgroup>,
+    record: &Record,
     stages: &Stages<'_>,
-    choices: Choices,
+    told: Option<AgentState>,
 ) -> Result<Plan, OciError> {
     Ok(crate::plan_staged(
         &PlanInput {
             spec,
             facts,
-            rootfs: Rootfs::Path(rootfs),
-            cgroup,
+            rootfs: Rootfs::Path(&record.rootfs),
+            cgroup: record.cgroup.as_ref(),
             seccomp: SeccompChoice::Spec,
             init: false,
             mount_names: std::collections::BTreeMap::new(),
             asked: asked(spec.process().as_ref()),
             create_cwd: true,
             die_with_parent: false,
-            choices,
+            choices: choices(record, told),
         },
         stages,
     )?)
@@ -269,14 +268,7 @@ impl Runtime {
         let record = record(wanted, &bundle, cgroup);
         let creating = ContainerState::Creating;
         let told = state::for_agent(&bundle.spec, wanted.id, &record, creating, None);
-        let plan = plan_of(
-            &bundle.spec,
-            &facts,
-            &bundle.rootfs,
-            record.cgroup.as_ref(),
-            &stages,
-            choices(&record, told),
-        )?;
+        let plan = plan_of(&bundle.spec, &facts, &record, &stages, told)?;
         plan.warnings().iter().for_each(|w| self.warn(w.as_str()));
         let directory = self.claim(wanted.id)?;
         let unused = record.cgroup.as_ref().map(super::cgroups::check_unused);

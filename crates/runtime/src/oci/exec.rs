@@ -8,12 +8,12 @@ use oci_spec::runtime::{ContainerState, Process, Spec};
 use rustix::process::WaitIdStatus;
 
 use super::create::{
-    asked, check_console, check_preserved, decoded, failed, give_home, labels, stdio,
+    asked, check_console, check_preserved, choices, decoded, failed, give_home, labels, stdio,
 };
 use super::state::for_agent;
 use super::{Container, OciError, Running, Runtime, Status, console};
 use crate::cgroup::Cgroup;
-use crate::{Choices, Descriptors, ExecInput, Plan, SeccompChoice, Stages};
+use crate::{Descriptors, ExecInput, Plan, SeccompChoice, Stages};
 
 /// A cgroup below the container's: of one controller, or of all.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,11 +71,8 @@ fn planned(
     };
     let running = ContainerState::Running;
     let pid = container.init.map(|i| i.pid);
-    let choices = Choices {
-        strict_limits: true,
-        state: for_agent(spec, container.id(), &container.record, running, pid),
-        ..Choices::default()
-    };
+    let record = &container.record;
+    let told = for_agent(spec, container.id(), record, running, pid);
     let input = ExecInput {
         container: spec,
         process,
@@ -84,7 +81,7 @@ fn planned(
         seccomp: SeccompChoice::Spec,
         asked: asked(Some(process)),
         die_with_parent: false,
-        choices,
+        choices: choices(record, told),
     };
     Ok(crate::plan_exec_staged(&input, &stages)?)
 }

@@ -6,9 +6,9 @@ use host::Facts;
 use oci_spec::runtime::{ContainerState, Spec};
 
 use super::container::SOCKET;
-use super::create::{choices, decoded, failed, labels, plan_of};
+use super::create::{decoded, failed, labels, plan_of};
 use super::hooks::{self, Kind};
-use super::state::for_agent;
+use super::state::{for_agent, has_agent};
 use super::{Container, OciError, Runtime, Status};
 use crate::{Plan, Stages, StepError};
 
@@ -62,28 +62,24 @@ impl Runtime {
     fn plan_again(container: &Container, spec: &Spec) -> Result<Plan, OciError> {
         let facts = Facts::brief(Self::cgroup_facts()?, labels(spec.process().as_ref()));
         let record = &container.record;
-        let rootfs = &record.rootfs;
         let stages = Stages {
-            hooks: hooks::before_pivot(spec).then_some(rootfs.as_path()),
+            hooks: hooks::before_pivot(spec).then_some(record.rootfs.as_path()),
             ready: true,
             start: Some(0),
             ..Stages::default()
         };
         let (created, pid) = (ContainerState::Created, container.init.map(|i| i.pid));
         let told = for_agent(spec, container.id(), record, created, pid);
-        let choices = choices(record, told);
-        plan_of(spec, &facts, rootfs, container.cgroup(), &stages, choices)
+        plan_of(spec, &facts, record, &stages, told)
     }
 
     /// Of a container whose seccomp agent is still to be told: `start` does it, the process that
     /// made the container is gone.
     fn agent(container: &Container, spec: &Spec) -> Result<Option<(Plan, i32)>, OciError> {
-        let profile = spec.linux().as_ref().and_then(|l| l.seccomp().as_ref());
-        let listener = profile.and_then(|p| p.listener_path().as_ref());
-        let (Some(_), Some(init)) = (listener, container.init) else {
-            return Ok(None);
-        };
-        Ok(Some((Self::plan_again(container, spec)?, init.pid)))
+        match container.init.filter(|_| has_agent(spec)) {
+            Some(init) => Ok(Some((Self::plan_again(container, spec)?, init.pid))),
+            None => Ok(None),
+        }
     }
 
     /// The plan's own words: the steps are numbered the same each time.

@@ -49,6 +49,12 @@ pub struct State {
     pub owner: Option<String>,
 }
 
+/// Whether another program answers for its seccomp profile.
+pub(super) fn has_agent(spec: &Spec) -> bool {
+    let profile = spec.linux().as_ref().and_then(|l| l.seccomp().as_ref());
+    profile.is_some_and(|p| p.listener_path().is_some())
+}
+
 /// What a seccomp agent is told of a container whose profile has one. `pid`: of its first process,
 /// once there is one.
 pub(super) fn for_agent(
@@ -58,8 +64,9 @@ pub(super) fn for_agent(
     status: ContainerState,
     pid: Option<i32>,
 ) -> Option<AgentState> {
-    let seccomp = spec.linux().as_ref()?.seccomp().as_ref()?;
-    seccomp.listener_path().as_ref()?;
+    if !has_agent(spec) {
+        return None;
+    }
     let annotations = record.annotations.clone().into_iter();
     let state = StateBuilder::default()
         .version(record.oci_version.as_str())

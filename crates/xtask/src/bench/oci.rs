@@ -53,10 +53,6 @@ impl Runtime {
         })
     }
 
-    fn metered(&self) -> (&'static str, &Meter) {
-        (self.name, &self.meter)
-    }
-
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = program(&self.binary);
         command.arg("--root").arg(&self.root).args(arguments);
@@ -244,26 +240,44 @@ fn medians(samples: &Samples) -> BTreeMap<&'static str, f64> {
     samples.iter().map(|(k, v)| (*k, median(v))).collect()
 }
 
-/// One action; wall and CPU in milliseconds.
-fn take(
-    (name, meter): (&'static str, &Meter),
-    wall: &mut Samples,
-    cpu: &mut Samples,
-    action: impl FnOnce() -> Result<(), String> + Send,
-) -> Result<(), Failed> {
-    let used = meter.read()?;
-    let (result, took) = meter.within(|| {
-        let before = Instant::now();
-        let result = action();
-        (result, before.elapsed())
-    });
-    result?;
-    std::thread::sleep(Duration::from_millis(5));
-    let used = meter.read()?.saturating_sub(used);
-    let millis = |d: Duration| d.as_secs_f64() * 1e3;
-    wall.entry(name).or_default().push(millis(took));
-    cpu.entry(name).or_default().push(millis(used));
-    Ok(())
+/// Wall and CPU in milliseconds.
+#[derive(Default)]
+struct Measured {
+    wall: Samples,
+    cpu: Samples,
+}
+
+impl Measured {
+    /// One action.
+    fn take(
+        &mut self,
+        name: &'static str,
+        meter: &Meter,
+        action: impl FnOnce() -> Result<(), String> + Send,
+    ) -> Result<(), Failed> {
+        let used = meter.read()?;
+        let (result, took) = meter.within(|| {
+            let before = Instant::now();
+            let result = action();
+            (result, before.elapsed())
+        });
+        result?;
+        std::thread::sleep(Duration::from_millis(5));
+        let used = meter.read()?.saturating_sub(used);
+        let millis = |d: Duration| d.as_secs_f64() * 1e3;
+        self.wall.entry(name).or_default().push(millis(took));
+        self.cpu.entry(name).or_default().push(millis(used));
+        Ok(())
+    }
+
+    /// Two rows: `what` with the targets of each.
+    fn rows(&self, what: &str, about: &str, targets: [&[Target]; 2], table: &mut Table) {
+        let both = [("wall", &self.wall), ("CPU", &self.cpu)];
+        for ((unit, samples), targets) in both.into_iter().zip(targets) {
+            let row = format!("{what}: {unit}{about}");
+            table.row(&row, "ms", &medians(samples), targets);
+        }
+    }
 }
 
 struct Floor {
@@ -317,57 +331,35 @@ fn runs(
     what: &str,
     table: &mut Table,
 ) -> Result<(), Failed> {
-    let (mut wall, mut cpu, mut spec) = (Samples::new(), Samples::new(), Samples::new());
-    let mut spec_cpu = Samples::new();
+    let (mut all, mut least) = (Measured::default(), Measured::default());
     let seccomp = what.contains("profile");
     for round in 0..=options.rounds {
         if round == 1 {
             // the first warms caches and doesn't count
-            (wall, cpu, spec) = (Samples::new(), Samples::new(), Samples::new());
-            spec_cpu = Samples::new();
+            (all, least) = (Measured::default(), Measured::default());
         }
         for (runtime, bundle) in runtimes.iter().zip(bundles) {
             let bundle = bundle.to_string_lossy();
             let arguments = ["run", "--bundle", &bundle, "bench"];
-            take(runtime.metered(), &mut wall, &mut cpu, || {
-                runtime.run(&arguments)
-            })?;
+            let run = || runtime.run(&arguments);
+            all.take(runtime.name, &runtime.meter, run)?;
         }
-        wall.entry("floor").or_default().push(floor.take(seccomp)?);
-        let metered = ("floor", &floor.meter);
-        take(metered, &mut spec, &mut spec_cpu, || floor.spec(seccomp))?;
+        let floors = all.wall.entry("floor").or_default();
+        floors.push(floor.take(seccomp)?);
+        least.take("floor", &floor.meter, || floor.spec(seccomp))?;
     }
     for name in [OURS, "runc"] {
-        for (from, to) in [(&wall, &mut spec), (&cpu, &mut spec_cpu)] {
+        for (from, to) in [(&all.wall, &mut least.wall), (&all.cpu, &mut least.cpu)] {
             to.extend(from.get(name).map(|values| (name, values.clone())));
         }
     }
-    let targets = [Target::Share("crun", 0.4), Target::Share("floor", 1.35)];
-    table.row(
-        &format!("`run`, {what}: wall"),
-        "ms",
-        &medians(&wall),
-        &targets,
-    );
-    table.row(
-        &format!("`run`, {what}: wall; floor: all that the config asks for"),
-        "ms",
-        &medians(&spec),
-        &[Target::Share("floor", 1.35)],
-    );
-    table.row(
-        &format!("`run`, {what}: CPU; floor: all that the config asks for"),
-        "ms",
-        &medians(&spec_cpu),
-        &[],
-    );
-    let targets = [Target::Share("crun", 0.6), Target::Share("runc", 0.15)];
-    table.row(
-        &format!("`run`, {what}: CPU"),
-        "ms",
-        &medians(&cpu),
-        &targets,
-    );
+    let what = format!("`run`, {what}");
+    let wall = [Target::Share("crun", 0.4), Target::Share("floor", 1.35)];
+    let cpu = [Target::Share("crun", 0.6), Target::Share("runc", 0.15)];
+    all.rows(&what, "", [&wall, &cpu], table);
+    let about = "; floor: all that the config asks for";
+    let wall = [Target::Share("floor", 1.35)];
+    least.rows(&what, about, [&wall, &[]], table);
     Ok(())
 }
 
@@ -421,35 +413,23 @@ fn execs(
     for runtime in runtimes {
         runtime.run(&["delete", "--force", "bench"])?;
     }
-    let (wall, cpu) = measured?;
     let targets = [Target::Share("crun", 0.5)];
-    table.row(
-        &format!("`exec`, {what}: wall"),
-        "ms",
-        &medians(&wall),
-        &targets,
-    );
-    table.row(
-        &format!("`exec`, {what}: CPU"),
-        "ms",
-        &medians(&cpu),
-        &targets,
-    );
+    measured?.rows(&format!("`exec`, {what}"), "", [&targets, &targets], table);
     Ok(())
 }
 
-fn exec_rounds(options: &Options, runtimes: &[Runtime]) -> Result<(Samples, Samples), Failed> {
-    let (mut wall, mut cpu) = (Samples::new(), Samples::new());
+fn exec_rounds(options: &Options, runtimes: &[Runtime]) -> Result<Measured, Failed> {
+    let mut all = Measured::default();
     for round in 0..=options.rounds {
         if round == 1 {
-            (wall, cpu) = (Samples::new(), Samples::new());
+            all = Measured::default();
         }
         for runtime in runtimes {
             let run = || runtime.run(&["exec", "bench", "true"]);
-            take(runtime.metered(), &mut wall, &mut cpu, run)?;
+            all.take(runtime.name, &runtime.meter, run)?;
         }
     }
-    Ok((wall, cpu))
+    Ok(all)
 }
 
 /// What could grow: cgroups, mounts, state directories, our own descriptors, processes.
