@@ -358,6 +358,12 @@ pub(crate) fn csv(text: &str) -> Result<Vec<String>, String> {
     Ok(fields)
 }
 
+/// Appends to a list that is absent while empty.
+pub(crate) fn push<T>(list: &mut Option<Vec<T>>, item: T) -> Result<(), String> {
+    list.get_or_insert_default().push(item);
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

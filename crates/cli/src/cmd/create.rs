@@ -15,7 +15,7 @@ use super::networks;
 use crate::flags::{Flag, Groups, go_int, go_uint, refused, switch, value};
 use crate::http::{Body, HttpError, Query};
 use crate::mounts;
-use crate::parse;
+use crate::parse::{self, push};
 use crate::verb::{Context, Failure, Offer, Operands, Verb, reason};
 
 /// What `run` and `create` were asked.
@@ -77,12 +77,6 @@ impl Default for CreateOptions {
 }
 
 type O = CreateOptions;
-
-/// Appends to a list that is absent while empty.
-fn push<T>(list: &mut Option<Vec<T>>, item: T) -> Result<(), String> {
-    list.get_or_insert_default().push(item);
-    Ok(())
-}
 
 fn insert(map: &mut Option<BTreeMap<String, String>>, text: &str) -> Result<(), String> {
     let (key, value) = parse::key_value(text);

@@ -242,8 +242,8 @@ pub(crate) static CONNECT: Verb<ConnectOptions> = Verb {
         value("ip", None, "ip", |o, v| { v.clone_into(&mut asked(&mut o.settings).ipv4_address); Ok(()) }, "Address of IPv4 in the network"),
         value("ip6", None, "ip", |o, v| { v.clone_into(&mut asked(&mut o.settings).ipv6_address); Ok(()) }, "Address of IPv6 in the network"),
         value("gw-priority", None, "int", |o, v| { o.settings.gw_priority = v.parse().map_err(|_| format!("invalid value: {v}"))?; Ok(()) }, "Of several networks, the highest leads out"),
-        value("alias", None, "list", |o, v| { o.settings.aliases.get_or_insert_default().push(v.to_owned()); Ok(()) }, "Another name in the network"),
-        value("link", None, "list", |o, v| { o.settings.links.get_or_insert_default().push(v.to_owned()); Ok(()) }, "A name for another container (container[:name])"),
+        value("alias", None, "list", |o, v| parse::push(&mut o.settings.aliases, v.to_owned()), "Another name in the network"),
+        value("link", None, "list", |o, v| parse::push(&mut o.settings.links, v.to_owned()), "A name for another container (container[:name])"),
         refused("link-local-ip", None, LATER),
         refused("driver-opt", None, LATER),
     ]],
@@ -402,10 +402,7 @@ pub(crate) fn endpoint(text: &str) -> Result<(String, EndpointSettings), String>
                 let wrong = |_| format!("invalid gw-priority: {value}");
                 settings.gw_priority = value.parse().map_err(wrong)?;
             }
-            "alias" => settings
-                .aliases
-                .get_or_insert_default()
-                .push(value.to_owned()),
+            "alias" => parse::push(&mut settings.aliases, value.to_owned())?,
             "link-local-ip" | "driver-opt" => {
                 return Err(format!(
                     "'{field}' is not supported by this version: {LATER}"

@@ -48,6 +48,21 @@ pub(crate) struct Lab {
     id: String,
 }
 
+/// Of busybox.
+pub(crate) fn root_file_system(root: &Path) {
+    for d in ["bin", "dev", "etc", "proc", "sys", "tmp"] {
+        fs::create_dir_all(root.join(d)).expect("made");
+    }
+    fs::copy("/bin/busybox", root.join("bin/busybox")).expect("busybox-static is installed");
+    for applet in [
+        "sh", "cat", "echo", "env", "false", "id", "ls", "pwd", "readlink", "sleep", "stty",
+        "touch", "true", "tty", "kill", "grep", "test", "rm", "wc", "mount", "hostname",
+    ] {
+        let link = root.join("bin").join(applet);
+        std::os::unix::fs::symlink("busybox", link).expect("linked");
+    }
+}
+
 impl Lab {
     /// A bundle whose program is `sh -c script`.
     pub(crate) fn sh(script: &str) -> Self {
@@ -57,18 +72,7 @@ impl Lab {
     pub(crate) fn new(args: &[&str]) -> Self {
         testkit::needs_root();
         let dir = TempDir::new().expect("a temporary directory");
-        let root = dir.path().join("bundle/rootfs");
-        for d in ["bin", "dev", "etc", "proc", "sys", "tmp"] {
-            fs::create_dir_all(root.join(d)).expect("made");
-        }
-        fs::copy("/bin/busybox", root.join("bin/busybox")).expect("busybox-static is installed");
-        for applet in [
-            "sh", "cat", "echo", "env", "false", "id", "ls", "pwd", "readlink", "sleep", "stty",
-            "touch", "true", "tty", "kill", "grep", "test", "rm", "wc", "mount", "hostname",
-        ] {
-            let link = root.join("bin").join(applet);
-            std::os::unix::fs::symlink("busybox", link).expect("linked");
-        }
+        root_file_system(&dir.path().join("bundle/rootfs"));
         // cgroups are named after the id: those of two tests must differ
         let id = format!("plimsoll-test-{}", std::process::id());
         Self {

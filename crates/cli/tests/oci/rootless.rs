@@ -1,14 +1,14 @@
 //! The command line of a user without any privilege.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, chown, symlink};
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::harness::{PATIENCE, Said, command};
+use crate::harness::{PATIENCE, Said, command, root_file_system};
 
 const USER: u32 = 4711;
 
@@ -25,15 +25,8 @@ impl Home {
     fn sh(script: &str) -> Self {
         testkit::needs_root();
         let dir = TempDir::new().unwrap();
-        let root = dir.path().join("bundle/rootfs");
-        for d in ["bin", "dev", "etc", "proc", "sys", "tmp"] {
-            fs::create_dir_all(root.join(d)).unwrap();
-        }
+        root_file_system(&dir.path().join("bundle/rootfs"));
         fs::create_dir(dir.path().join("run")).unwrap();
-        fs::copy("/bin/busybox", root.join("bin/busybox")).unwrap();
-        for applet in ["sh", "id", "echo", "sleep", "cat"] {
-            symlink("busybox", root.join("bin").join(applet)).unwrap();
-        }
         let program = env!("CARGO_BIN_EXE_plimsoll-oci");
         fs::copy(program, dir.path().join("plimsoll-oci")).unwrap();
         let open = fs::Permissions::from_mode(0o755);
