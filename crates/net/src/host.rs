@@ -8,7 +8,7 @@ use crate::addr::{Mac, Prefix};
 use crate::message::Batch;
 use crate::names::Instance;
 use crate::netns::{Namespace, NamespaceError};
-use crate::route::{Bridge, Link, Veth};
+use crate::route::{Above, Base, Bridge, Link, Veth};
 use crate::socket::{NetlinkError, Socket};
 
 /// Why the host could not be made so.
@@ -22,6 +22,8 @@ pub enum HostError {
     NoBridge(String),
     #[error("the interface {name} is there and is no bridge of this engine: name another one")]
     Foreign { name: String },
+    #[error("there is no interface {0} on this host for the network to be above")]
+    NoParent(String),
     #[error("set {what}")]
     Setting {
         what: String,
@@ -43,17 +45,33 @@ fn step(what: &'static str) -> Result<(), HostError> {
 /// A container's link to a network.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint {
-    pub bridge: String,
-    /// Name of the host's end.
-    pub host: String,
+    pub joint: Joint,
     /// Name in the container.
     pub name: String,
-    pub mac: Mac,
+    /// Absent: that of the interface below.
+    pub mac: Option<Mac>,
     /// 0: the kernel's.
     pub mtu: u32,
     pub addresses: Vec<Prefix>,
-    /// Default routes through this link.
+    /// Default routes through this link; an unspecified address: by the link itself.
     pub gateways: Vec<IpAddr>,
+    /// Settings of the kernel in the container, of this interface: `net.ipv4.conf.IFNAME...`.
+    pub sysctls: Vec<(String, String)>,
+}
+
+/// What a container's link is joined to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Joint {
+    /// It is one end of a pair; the other is a port of a bridge.
+    Port {
+        bridge: String,
+        /// Name of the host's end.
+        host: String,
+        /// Other members are not reached through the bridge.
+        isolated: bool,
+    },
+    /// It is above an interface of the host.
+    Above { parent: String, how: Above },
 }
 
 fn set(path: &str, value: &str) -> Result<(), HostError> {
@@ -193,9 +211,13 @@ pub fn ours(socket: &Socket, instance: &Instance) -> Result<Vec<Link>, NetlinkEr
 /// # Errors
 /// The kernel refuses.
 pub fn remove_link(name: &str) -> Result<(), HostError> {
+    remove_from(&Socket::route()?, name)
+}
+
+fn remove_from(socket: &Socket, name: &str) -> Result<(), HostError> {
     let mut batch = Batch::default();
     batch.delete_link_named(name);
-    match Socket::route()?.run(&batch, &format!("remove the link {name}")) {
+    match socket.run(&batch, &format!("remove the link {name}")) {
         Err(e) if e.errno() != rustix::io::Errno::NODEV.raw_os_error() => Err(e.into()),
         _ => Ok(()),
     }
@@ -211,21 +233,10 @@ pub fn connect(
     namespace: &Namespace,
     endpoints: &[Endpoint],
 ) -> Result<(), HostError> {
-    use std::os::fd::AsFd;
     let host = Socket::route()?;
     let mut batch = Batch::default();
     for endpoint in endpoints {
-        let bridge = host.link(&endpoint.bridge)?;
-        let bridge = bridge.ok_or_else(|| HostError::NoBridge(endpoint.bridge.clone()))?;
-        let veth = Veth {
-            host: endpoint.host.clone(),
-            name: endpoint.name.clone(),
-            mac: endpoint.mac,
-            group: instance.group(),
-            mtu: endpoint.mtu,
-            bridge: bridge.index,
-        };
-        batch.veth(&veth, namespace.as_fd());
+        join(&host, &mut batch, instance, namespace, endpoint)?;
     }
     step("net.veth.create")?;
     let done = host
@@ -235,16 +246,106 @@ pub fn connect(
     if done.is_err() {
         for endpoint in endpoints {
             // the error that is told is the first
-            drop(remove_link(&endpoint.host));
+            drop(disconnect(namespace, endpoint));
         }
     }
     done
+}
+
+fn join(
+    host: &Socket,
+    batch: &mut Batch,
+    instance: &Instance,
+    namespace: &Namespace,
+    endpoint: &Endpoint,
+) -> Result<(), HostError> {
+    use std::os::fd::AsFd;
+    match &endpoint.joint {
+        Joint::Port {
+            bridge,
+            host: end,
+            isolated,
+        } => {
+            let found = host.link(bridge)?;
+            let found = found.ok_or_else(|| HostError::NoBridge(bridge.clone()))?;
+            let veth = Veth {
+                host: end.clone(),
+                name: endpoint.name.clone(),
+                mac: endpoint.mac.unwrap_or_else(|| Mac::derived(end)),
+                group: instance.group(),
+                mtu: endpoint.mtu,
+                bridge: found.index,
+                isolated: *isolated,
+            };
+            batch.veth(&veth, namespace.as_fd());
+        }
+        Joint::Above { parent, how } => {
+            let found = host.link(parent)?;
+            let found = found.ok_or_else(|| HostError::NoParent(parent.clone()))?;
+            batch.above(
+                *how,
+                found.index,
+                &endpoint.name,
+                endpoint.mac,
+                endpoint.mtu,
+                namespace.as_fd(),
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Takes a link away from a container; there need be none.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn disconnect(namespace: &Namespace, endpoint: &Endpoint) -> Result<(), HostError> {
+    match &endpoint.joint {
+        Joint::Port { host, .. } => remove_link(host),
+        Joint::Above { .. } => remove_from(&namespace.route, &endpoint.name),
+    }
+}
+
+/// Makes the interface that a network is above, where it is one of ours to make: `eth0.10` is
+/// VLAN 10 of `eth0`; one that leads nowhere is a dummy. One that is there is taken as it is.
+///
+/// # Errors
+/// The kernel refuses, or what it would be above is not there.
+pub fn put_base(instance: &Instance, name: &str, dummy: bool) -> Result<(), HostError> {
+    let socket = Socket::route()?;
+    if socket.link(name)?.is_some() {
+        return Ok(());
+    }
+    let vlan = || {
+        let (below, id) = name.rsplit_once('.')?;
+        let id = id.parse().ok().filter(|id| (1..4095).contains(id))?;
+        Some((below, id))
+    };
+    let base = match vlan() {
+        _ if dummy => Base::Dummy,
+        Some((below, id)) => {
+            let found = socket.link(below)?;
+            let found = found.ok_or_else(|| HostError::NoParent(below.to_owned()))?;
+            Base::Vlan {
+                below: found.index,
+                id,
+            }
+        }
+        None => return Err(HostError::NoParent(name.to_owned())),
+    };
+    let mut batch = Batch::default();
+    batch.base(name, instance.group(), &base);
+    step("net.base.create")?;
+    Ok(socket.run(&batch, &format!("make the interface {name}"))?)
 }
 
 fn address(namespace: &Namespace, endpoints: &[Endpoint]) -> Result<(), HostError> {
     let six = |e: &&Endpoint| e.addresses.iter().any(|a| a.address.is_ipv6());
     for endpoint in endpoints.iter().filter(six) {
         namespace.allow_ipv6(&endpoint.name)?;
+    }
+    for endpoint in endpoints {
+        namespace.set(&endpoint.name, &endpoint.sysctls)?;
     }
     let mut batch = Batch::default();
     batch.up(1);

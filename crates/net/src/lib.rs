@@ -34,9 +34,9 @@ pub mod socket;
 pub mod watch;
 
 pub use addr::{Mac, Prefix};
-pub use host::{Endpoint, HostError};
+pub use host::{Endpoint, HostError, Joint};
 pub use names::Instance;
 pub use netns::Namespace;
-pub use nft::{Element, Protocol, Publication, Segment, Table};
-pub use route::Bridge;
+pub use nft::{Element, Protocol, Publication, Segment, Table, Ways};
+pub use route::{Above, Bridge, IpvlanFlag, IpvlanMode, MacvlanMode};
 pub use watch::Watch;

@@ -96,6 +96,38 @@ impl Namespace {
     }
 }
 
+/// Below this are the settings of one interface.
+const SETTINGS: &str = "/proc/sys/net";
+
+impl Namespace {
+    /// Sets what the kernel does at an interface; `IFNAME` in a setting's name is this one.
+    ///
+    /// # Errors
+    /// There is no such setting, or not with that value.
+    pub(crate) fn set(
+        &self,
+        interface: &str,
+        settings: &[(String, String)],
+    ) -> Result<(), NamespaceError> {
+        if settings.is_empty() {
+            return Ok(());
+        }
+        inside(self.fd.as_fd(), || {
+            for (name, value) in settings {
+                let parts = name.trim_start_matches("net.").split('.');
+                let parts = parts.map(|p| if p == "IFNAME" { interface } else { p });
+                let mut path = SETTINGS.to_owned();
+                for part in parts {
+                    path.push('/');
+                    path.push_str(part);
+                }
+                std::fs::write(&path, value).map_err(failed(format!("set {name} to {value}")))?;
+            }
+            Ok(())
+        })
+    }
+}
+
 fn libc_newnet() -> i32 {
     i32::try_from(rustix::thread::UnshareFlags::NEWNET.bits()).unwrap_or(0)
 }

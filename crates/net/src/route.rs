@@ -23,6 +23,7 @@ mod link {
     pub(super) const ADDRESS: u16 = 1;
     pub(super) const NAME: u16 = 3;
     pub(super) const MTU: u16 = 4;
+    pub(super) const LINK: u16 = 5;
     pub(super) const MASTER: u16 = 10;
     pub(super) const INFO: u16 = 18;
     pub(super) const GROUP: u16 = 27;
@@ -33,6 +34,11 @@ mod link {
     pub(super) const INFO_PORT_DATA: u16 = 5;
     pub(super) const VETH_PEER: u16 = 1;
     pub(super) const PORT_HAIRPIN: u16 = 4;
+    pub(super) const PORT_ISOLATED: u16 = 33;
+    pub(super) const MACVLAN_MODE: u16 = 1;
+    pub(super) const IPVLAN_MODE: u16 = 1;
+    pub(super) const IPVLAN_FLAGS: u16 = 2;
+    pub(super) const VLAN_ID: u16 = 1;
 }
 
 const INET: u8 = 2;
@@ -86,6 +92,97 @@ pub struct Veth {
     pub mtu: u32,
     /// Index of the bridge.
     pub bridge: u32,
+    /// It exchanges no frames with other ports that are so, only with the bridge.
+    pub isolated: bool,
+}
+
+/// A link of a container's own on top of an interface of the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Above {
+    /// With a hardware address of its own.
+    Macvlan(MacvlanMode),
+    /// With that of the interface.
+    Ipvlan(IpvlanMode, IpvlanFlag),
+}
+
+/// source: linux/if_link.h, `enum macvlan_mode`
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum MacvlanMode {
+    /// Those on the same interface do not reach each other.
+    Private,
+    /// They do by way of the switch outside.
+    Vepa,
+    /// They do at once.
+    #[default]
+    Bridge,
+    /// The interface is this one's alone.
+    Passthru,
+}
+
+/// source: linux/if_link.h, `enum ipvlan_mode`
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum IpvlanMode {
+    #[default]
+    L2,
+    /// The host routes; there is no broadcast.
+    L3,
+    /// As [`IpvlanMode::L3`], seen by the host's firewall.
+    L3s,
+}
+
+/// source: linux/if_link.h, `IPVLAN_F_PRIVATE`, `IPVLAN_F_VEPA`
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum IpvlanFlag {
+    #[default]
+    Bridge,
+    Private,
+    Vepa,
+}
+
+/// An interface of the host that is made for networks to be above it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Base {
+    /// Of VLAN `id` of the interface with this index.
+    Vlan { below: u32, id: u16 },
+    /// It leads nowhere.
+    Dummy,
+}
+
+impl Above {
+    fn kind(self) -> &'static str {
+        match self {
+            Self::Macvlan(_) => "macvlan",
+            Self::Ipvlan(..) => "ipvlan",
+        }
+    }
+
+    fn put(self, b: &mut Batch) {
+        match self {
+            Self::Macvlan(mode) => {
+                let mode = match mode {
+                    MacvlanMode::Private => 1,
+                    MacvlanMode::Vepa => 2,
+                    MacvlanMode::Bridge => 4,
+                    MacvlanMode::Passthru => 8,
+                };
+                b.u32(link::MACVLAN_MODE, mode);
+            }
+            Self::Ipvlan(mode, flag) => {
+                let mode: u16 = match mode {
+                    IpvlanMode::L2 => 0,
+                    IpvlanMode::L3 => 1,
+                    IpvlanMode::L3s => 2,
+                };
+                let flag: u16 = match flag {
+                    IpvlanFlag::Bridge => 0,
+                    IpvlanFlag::Private => 1,
+                    IpvlanFlag::Vepa => 2,
+                };
+                b.bytes(link::IPVLAN_MODE, &mode.to_ne_bytes())
+                    .bytes(link::IPVLAN_FLAGS, &flag.to_ne_bytes());
+            }
+        }
+    }
 }
 
 impl Batch {
@@ -134,8 +231,57 @@ impl Batch {
             b.str(link::INFO_PORT_KIND, "bridge")
                 .nest(link::INFO_PORT_DATA, |b| {
                     b.u8(link::PORT_HAIRPIN, 1);
+                    if veth.isolated {
+                        b.u8(link::PORT_ISOLATED, 1);
+                    }
                 });
         });
+    }
+
+    /// In its place in the namespace, down.
+    pub(crate) fn above(
+        &mut self,
+        above: Above,
+        parent: u32,
+        name: &str,
+        mac: Option<Mac>,
+        mtu: u32,
+        namespace: BorrowedFd<'_>,
+    ) {
+        self.message(NEWLINK, CREATE | EXCL | ACK, &interface(0, 0, 0));
+        self.str(link::NAME, name)
+            .u32(link::LINK, parent)
+            .u32(link::NAMESPACE, namespace.as_raw_fd().cast_unsigned());
+        if let Some(mac) = mac {
+            self.bytes(link::ADDRESS, &mac.0);
+        }
+        if mtu != 0 {
+            self.u32(link::MTU, mtu);
+        }
+        self.nest(link::INFO, |b| {
+            b.str(link::INFO_KIND, above.kind())
+                .nest(link::INFO_DATA, |b| above.put(b));
+        });
+    }
+
+    /// Up, and in this group of links.
+    pub(crate) fn base(&mut self, name: &str, group: u32, base: &Base) {
+        self.message(NEWLINK, CREATE | EXCL | ACK, &interface(0, UP, UP));
+        self.str(link::NAME, name).u32(link::GROUP, group);
+        match base {
+            Base::Vlan { below, id } => {
+                self.u32(link::LINK, *below).nest(link::INFO, |b| {
+                    b.str(link::INFO_KIND, "vlan").nest(link::INFO_DATA, |b| {
+                        b.bytes(link::VLAN_ID, &id.to_ne_bytes());
+                    });
+                });
+            }
+            Base::Dummy => {
+                self.nest(link::INFO, |b| {
+                    b.str(link::INFO_KIND, "dummy");
+                });
+            }
+        }
     }
 
     pub(crate) fn up(&mut self, index: u32) {
@@ -174,12 +320,19 @@ impl Batch {
     }
 
     fn route_of(&mut self, kind: u16, flags: u16, index: u32, gateway: IpAddr) {
-        // family, lengths, type of service, table main, protocol static, scope universe, unicast
-        let header = [family(gateway), 0, 0, 0, 254, 4, 0, 1, 0, 0, 0, 0];
+        const LINK: u8 = 253;
+        let on_link = gateway.is_unspecified();
+        let scope = if on_link { LINK } else { 0 };
+        // family, lengths, type of service, table main, protocol static, scope, unicast
+        let header = [family(gateway), 0, 0, 0, 254, 4, scope, 1, 0, 0, 0, 0];
         self.message(kind, flags | ACK, &header);
-        self.bytes(5, &octets(gateway)).u32(4, index);
+        if !on_link {
+            self.bytes(5, &octets(gateway));
+        }
+        self.u32(4, index);
     }
 
+    /// An unspecified gateway: everything is reached through the link itself.
     pub(crate) fn default_route(&mut self, index: u32, gateway: IpAddr) {
         self.route_of(NEWROUTE, CREATE | REPLACE, index, gateway);
     }
@@ -305,7 +458,7 @@ impl Socket {
         Ok(all)
     }
 
-    /// Default routes: index of the link, next hop.
+    /// Default routes: index of the link, next hop (unspecified: the link itself).
     ///
     /// # Errors
     /// The kernel refuses.
@@ -318,7 +471,11 @@ impl Socket {
                 let whole = *m.payload.get(1)? == 0 && *m.payload.get(4)? == 254;
                 let values = m.payload.get(12..)?;
                 let index = u32_at(attribute(values, 4)?, 0)?;
-                let gateway = ip(attribute(values, 5)?)?;
+                let gateway = match attribute(values, 5) {
+                    Some(gateway) => ip(gateway)?,
+                    None if *m.payload.first()? == INET => IpAddr::from([0; 4]),
+                    None => IpAddr::from([0; 16]),
+                };
                 whole.then_some((index, gateway))
             };
             if m.kind == NEWROUTE {

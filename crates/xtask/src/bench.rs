@@ -2,7 +2,8 @@
 //! one run, with medians and ratios.
 //!
 //! Absolute times drift from machine to machine and from hour to hour: what counts are the ratios
-//! of one run. Each engine is a daemon of its own in a directory of its own, without any network.
+//! of one run. Each engine is a daemon of its own in a directory of its own, without any network but
+//! in the part that measures networks.
 //!
 //! ```text
 //! meter     CPU time of an engine: a cpuacct cgroup that daemon, clients and containers run in
@@ -10,11 +11,13 @@
 //! measure   the measurements
 //! unpack    a large image against gzip | tar
 //! oci       the runtime alone beside crun and runc: a page of its own
+//! network   links, ports, names, throughput: a page of its own
 //! report    the table, with the issue's targets
 //! ```
 
 mod measure;
 mod meter;
+mod network;
 mod oci;
 mod peers;
 mod report;
@@ -38,7 +41,9 @@ struct Options {
 }
 
 const ENGINES: [&str; 3] = ["plimsoll", "docker", "podman"];
-const PARTS: [&str; 6] = ["run", "api", "parallel", "unpack", "floor", "oci"];
+const PARTS: [&str; 7] = [
+    "run", "api", "parallel", "unpack", "floor", "oci", "network",
+];
 
 fn options(arguments: &[String]) -> Result<Options, Failed> {
     let mut options = Options {
@@ -72,6 +77,11 @@ impl Options {
         self.engines.iter().any(|e| e != "plimsoll")
     }
 
+    /// Whether this part has a page of its own and is all that is asked for.
+    fn is_alone(&self, part: &str) -> bool {
+        matches!(self.parts.as_slice(), [one] if one == part)
+    }
+
     fn wants(&self, part: &str) -> bool {
         self.parts.is_empty() || self.parts.iter().any(|p| p == part)
     }
@@ -86,6 +96,8 @@ const DISK_GIB: u64 = 40;
 ///   hosts have. A root file system without a journal, as some virtual machines have, looks at every
 ///   inode freed in the last minutes whenever it makes one, and what is measured then is the past.
 /// - the version 2 hierarchy is not shown beside version 1: crun refuses such hosts.
+///
+/// and in a network namespace of its own, whose links and firewall are the engines' alone.
 fn in_own_namespace(arguments: &[String]) -> Result<Option<Result<(), Failed>>, Failed> {
     const INSIDE: &str = "PLIMSOLL_BENCH_INSIDE";
     if std::env::var_os(INSIDE).is_some() {
@@ -98,10 +110,11 @@ fn in_own_namespace(arguments: &[String]) -> Result<Option<Result<(), Failed>>, 
     run(program("mkfs.ext4").args(["-q", "-F"]).arg(&image))?;
     let hidden = setup::unified_beside_v1()?;
     const SCRIPT: &str = "mount -o loop \"$1\" \"$2\" && { test -z \"$3\" || umount \"$3\"; } \
-                          && TMPDIR=$2 && export TMPDIR && shift 3 && \"$@\"";
+                          && ip link set lo up && TMPDIR=$2 && export TMPDIR && shift 3 && \"$@\"";
     let mut command = program("unshare");
     command
-        .args(["--mount", "--propagation", "private", "sh", "-c", SCRIPT])
+        .args(["--mount", "--net", "--propagation", "private"])
+        .args(["sh", "-c", SCRIPT])
         .arg("sh")
         .args([&image, &mount])
         .arg(hidden.unwrap_or_default())
@@ -129,24 +142,32 @@ pub(crate) fn bench(arguments: &[String]) -> Result<(), Failed> {
         ("busybox", "busybox-static"),
         ("mmdebstrap", "mmdebstrap"),
         ("mkfs.ext4", "e2fsprogs"),
+        ("ip", "iproute2"),
     ])?;
     if options.engines.iter().any(|e| e == "plimsoll") {
         dist::program_to_show()?;
     }
     if options.wants("oci") {
+        setup::install(oci::NEEDS)?;
         dist::oci_to_show()?;
+    }
+    if options.wants("network") {
+        setup::install(network::NEEDS)?;
     }
     if let Some(done) = in_own_namespace(arguments)? {
         return done;
     }
     if options.wants("oci") {
         oci::oci(&options)?;
-        if options.parts.len() == 1 {
-            return Ok(());
-        }
+    }
+    if options.wants("network") {
+        network::network(&options)?;
+    }
+    if options.is_alone("oci") || options.is_alone("network") {
+        return Ok(());
     }
     let mut table = report::Table::default();
-    let mut engines = peers::start(&options)?;
+    let mut engines = peers::start(&options, false)?;
     let measured = measure::all(&options, &mut engines, &mut table);
     drop(engines);
     println!("\n{}", table.text());

@@ -46,16 +46,10 @@ pub(crate) async fn attach(
         })
         .await;
     let done = match made {
-        Ok((membership, held)) => {
-            let membership = engine.networks.note(membership);
-            let added = add_ports(engine, &membership).await;
-            let file = engine.networks.names_file(&membership);
-            let names = membership.has_names().then_some(file);
-            added.map(|()| Sandbox {
-                held,
-                membership,
-                names,
-            })
+        Ok((sandbox, true)) => Ok(sandbox),
+        Ok((sandbox, false)) => {
+            let added = add_ports(engine, &sandbox.membership).await;
+            added.map(|()| sandbox)
         }
         Err(error) => Err(error),
     };
@@ -93,25 +87,11 @@ pub(crate) async fn detach(engine: &Arc<Inner>, container: &str) {
 }
 
 async fn add_ports(engine: &Arc<Inner>, membership: &Arc<Membership>) -> Result<(), Error> {
-    if membership.ports.is_empty() {
-        return Ok(());
-    }
     let turn = engine.networks.turn.lock().await;
     let membership = membership.clone();
     let added = engine
         .blocking("publish the container's ports", move |inner| {
-            let networks = &inner.networks;
-            let all = membership.ports.iter().flat_map(Publication::elements);
-            let elements: Vec<Element> = all.collect();
-            sys::fault::point("engine.ports.add").map_err(Error::io("publish ports"))?;
-            match networks.table()?.add(&elements) {
-                Ok(()) => Ok(()),
-                // an element that should be gone is in the way, or the table is
-                Err(error) => {
-                    tracing::debug!(%error, "the table is replaced");
-                    networks.replace_table()
-                }
-            }
+            inner.networks.add_ports(&membership)
         })
         .await;
     drop(turn);
@@ -240,6 +220,21 @@ impl Networks {
         Some(old)
     }
 
+    /// With the turn.
+    fn add_ports(&self, membership: &Membership) -> Result<(), Error> {
+        let all = membership.ports.iter().flat_map(Publication::elements);
+        let elements: Vec<Element> = all.collect();
+        sys::fault::point("engine.ports.add").map_err(Error::io("publish ports"))?;
+        match self.table()?.add(&elements) {
+            Ok(()) => Ok(()),
+            // an element that should be gone is in the way, or the table is
+            Err(error) => {
+                tracing::debug!(%error, "the table is replaced");
+                self.replace_table()
+            }
+        }
+    }
+
     /// What nobody else has since.
     fn remove_ports(&self, old: &Membership) -> Result<(), Error> {
         if old.ports.is_empty() {
@@ -292,12 +287,13 @@ fn endpoint_id(network: &NetworkRecord, container: &str) -> String {
     format!("{}{}", half("a"), half("b"))
 }
 
-/// Ports, file, namespace, links.
+/// Ports, file, namespace, links, table; false: the table is still to be told of the ports, because
+/// it is another's turn. A thread that waited for it here might be the last that its owner needs.
 fn link(
     inner: &Inner,
     record: &ContainerRecord,
     mut membership: Membership,
-) -> Result<(Membership, Vec<OwnedFd>), Error> {
+) -> Result<(Sandbox, bool), Error> {
     let networks = &inner.networks;
     let sockets = publish(networks, record, &mut membership)?;
     networks.save(&membership)?;
@@ -310,10 +306,24 @@ fn link(
         .transpose()
         .map_err(failed("make the container's name server"))?;
     networks.write_names(record, &membership)?;
+    // known before its ports lead to it: the whole table is made of what is known
+    let membership = networks.note(membership);
+    let turn = networks.turn.try_lock();
+    let told = membership.ports.is_empty() || turn.is_ok();
+    if !membership.ports.is_empty() && turn.is_ok() {
+        networks.add_ports(&membership)?;
+    }
+    drop(turn);
     let mut held = vec![namespace.into_fd()];
     held.extend(sockets);
     held.extend(asked.into_iter().flatten());
-    Ok((membership, held))
+    let file = networks.names_file(&membership);
+    let sandbox = Sandbox {
+        held,
+        names: membership.has_names().then_some(file),
+        membership,
+    };
+    Ok((sandbox, told))
 }
 
 /// Of the container's networks, the one its ports are published in: that of its gateway.

@@ -47,6 +47,11 @@ pub(super) enum Expr {
         address: Register,
         port: Register,
     },
+    /// From the address at this register.
+    Snat {
+        six: bool,
+        address: Register,
+    },
     Masquerade,
     Accept,
     Drop,
@@ -169,6 +174,11 @@ impl Expr {
                     .be32(2, if *six { 10 } else { 2 })
                     .be32(3, FIRST + address.0)
                     .be32(5, FIRST + port.0);
+            }),
+            Self::Snat { six, address } => named(b, "nat", |b| {
+                b.be32(1, 0)
+                    .be32(2, if *six { 10 } else { 2 })
+                    .be32(3, FIRST + address.0);
             }),
             Self::Value(to, value) => named(b, "immediate", |b| {
                 b.be32(1, FIRST + to.0).nest(2, |b| {

@@ -8,6 +8,10 @@
 //!   same      interface . interface   (bridge, bridge) where members may talk to each other
 //!   hairpin   interface . interface   (bridge, bridge)
 //!   masq4 masq6                       bridges whose members leave with the host's address
+//!   snat4 snat6   interface -> address   with this one instead
+//!   routed4 routed6  interface        whose members have no ports of the host: they answer pings
+//!   open4 open6   interface           whose members are reached at every port by who has a route
+//!   direct4 direct6  protocol . address . port   a member's own that is reached so
 //!   self4 self6   address . address   a member that calls itself by a port it published
 //!   ports4 ports6    protocol . host address . port -> address . port
 //!   any4   any6      protocol . port                -> address . port
@@ -40,9 +44,21 @@ pub struct Segment {
     pub internal: bool,
     /// Members may talk to each other.
     pub icc: bool,
-    /// Families whose members leave with the host's address.
-    pub masquerade4: bool,
-    pub masquerade6: bool,
+    pub four: Ways,
+    pub six: Ways,
+}
+
+/// How a network's members and the world reach each other, in one family.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Ways {
+    /// Members leave with an address of the host.
+    pub masquerade: bool,
+    /// Which one; absent: that of the interface they leave by.
+    pub source: Option<IpAddr>,
+    /// Members are reached at their own addresses, at the ports that they publish.
+    pub routed: bool,
+    /// At their own addresses, at every port.
+    pub open: bool,
 }
 
 /// What carries a port.
@@ -90,6 +106,7 @@ pub struct Publication {
     pub protocol: Protocol,
     /// Unspecified: every address of the host of this family.
     pub host: IpAddr,
+    /// 0: none of the host's; the container's is reached at its own address.
     pub port: u16,
     pub to: SocketAddr,
 }
@@ -102,6 +119,14 @@ pub(crate) enum Set {
     Hairpin,
     Masquerade4,
     Masquerade6,
+    Source4,
+    Source6,
+    Routed4,
+    Routed6,
+    Open4,
+    Open6,
+    Direct4,
+    Direct6,
     Self4,
     Self6,
     Ports4,
@@ -168,8 +193,22 @@ impl Segment {
         add(self.internal, Set::Internal, &name);
         add(self.icc, Set::Same, &pair);
         add(true, Set::Hairpin, &pair);
-        add(self.masquerade4, Set::Masquerade4, &name);
-        add(self.masquerade6, Set::Masquerade6, &name);
+        let four = (self.four, Set::Masquerade4, Set::Routed4, Set::Open4);
+        let six = (self.six, Set::Masquerade6, Set::Routed6, Set::Open6);
+        for (ways, masquerade, routed, open) in [four, six] {
+            add(ways.masquerade && ways.source.is_none(), masquerade, &name);
+            add(ways.routed, routed, &name);
+            add(ways.open, open, &name);
+        }
+        for (ways, set) in [(self.four, Set::Source4), (self.six, Set::Source6)] {
+            if let (true, Some(source)) = (ways.masquerade, ways.source) {
+                out.push(Element {
+                    set,
+                    key: name.clone(),
+                    data: octets(source),
+                });
+            }
+        }
         out
     }
 }
@@ -180,6 +219,15 @@ impl Publication {
         let four = self.to.is_ipv4();
         let pick = |a, b| if four { a } else { b };
         let mut key = vec![self.protocol.number(), 0, 0, 0];
+        if self.port == 0 {
+            key.extend(octets(self.to.ip()));
+            key.extend(port(self.to.port()));
+            return vec![Element {
+                set: pick(Set::Direct4, Set::Direct6),
+                key,
+                data: Vec::new(),
+            }];
+        }
         let set = if self.host.is_unspecified() {
             pick(Set::Any4, Set::Any6)
         } else {
@@ -333,8 +381,23 @@ impl fmt::Display for Element {
         write!(f, "{} ", self.set.name())?;
         let split = |b: &[u8], at: usize| (b[..at].to_vec(), b[at..].to_vec());
         match self.set {
-            Set::Bridges | Set::Internal | Set::Masquerade4 | Set::Masquerade6 => {
-                f.write_str(&crate::message::text(&self.key))
+            Set::Bridges
+            | Set::Internal
+            | Set::Masquerade4
+            | Set::Masquerade6
+            | Set::Routed4
+            | Set::Routed6
+            | Set::Open4
+            | Set::Open6 => f.write_str(&crate::message::text(&self.key)),
+            Set::Source4 | Set::Source6 => {
+                let name = crate::message::text(&self.key);
+                write!(f, "{name} : {}", address(&self.data))
+            }
+            Set::Direct4 | Set::Direct6 => {
+                let (protocol, rest) = split(&self.key, 4);
+                let (to, to_port) = split(&rest, rest.len() - 4);
+                let (to, to_port) = (address(&to), number(&to_port));
+                write!(f, "{} . {to} . {to_port}", protocol[0])
             }
             Set::Same | Set::Hairpin => {
                 let (a, b) = split(&self.key, 16);

@@ -63,13 +63,21 @@ const PROTO: (u32, u32) = (kind::PROTOCOL, 1);
 const PORT: (u32, u32) = (kind::SERVICE, 2);
 
 /// Every set with its key and what it leads to.
-pub(super) const SETS: [(Set, Layout); 12] = [
+pub(super) const SETS: [(Set, Layout); 20] = [
     (Set::Bridges, layout(&[NAME], &[])),
     (Set::Internal, layout(&[NAME], &[])),
     (Set::Same, layout(&[NAME, NAME], &[])),
     (Set::Hairpin, layout(&[NAME, NAME], &[])),
     (Set::Masquerade4, layout(&[NAME], &[])),
     (Set::Masquerade6, layout(&[NAME], &[])),
+    (Set::Source4, layout(&[NAME], &[FOUR])),
+    (Set::Source6, layout(&[NAME], &[SIX])),
+    (Set::Routed4, layout(&[NAME], &[])),
+    (Set::Routed6, layout(&[NAME], &[])),
+    (Set::Open4, layout(&[NAME], &[])),
+    (Set::Open6, layout(&[NAME], &[])),
+    (Set::Direct4, layout(&[PROTO, FOUR, PORT], &[])),
+    (Set::Direct6, layout(&[PROTO, SIX, PORT], &[])),
     (Set::Self4, layout(&[FOUR, FOUR], &[])),
     (Set::Self6, layout(&[SIX, SIX], &[])),
     (Set::Ports4, layout(&[PROTO, FOUR, PORT], &[FOUR, PORT])),
@@ -87,6 +95,14 @@ impl Set {
             Self::Hairpin => "hairpin",
             Self::Masquerade4 => "masq4",
             Self::Masquerade6 => "masq6",
+            Self::Source4 => "snat4",
+            Self::Source6 => "snat6",
+            Self::Routed4 => "routed4",
+            Self::Routed6 => "routed6",
+            Self::Open4 => "open4",
+            Self::Open6 => "open6",
+            Self::Direct4 => "direct4",
+            Self::Direct6 => "direct6",
             Self::Self4 => "self4",
             Self::Self6 => "self6",
             Self::Ports4 => "ports4",
@@ -159,6 +175,8 @@ const DNAT: u32 = 0b10_0000;
 const LOCAL: u32 = 2;
 pub(super) const IPV4: u8 = 2;
 const IPV6: u8 = 10;
+const ICMP: u8 = 1;
+const ICMP6: u8 = 58;
 
 /// Puts a key together in the registers from the first on.
 fn key(parts: &[Load]) -> Vec<Expr> {
@@ -269,15 +287,26 @@ fn to_ports() -> Vec<Rule> {
 /// Members of one network reach each other; an internal one leads nowhere; from elsewhere comes what
 /// was asked for or goes to a published port.
 fn to_members() -> Vec<Rule> {
-    use Load::{CtState, CtStatus, InName, OutName};
+    use Load::{CtState, CtStatus, Daddr4, Daddr6, Dport, InName, OutName, Protocol};
     let answers = any_of(CtState, ESTABLISHED_OR_RELATED);
     let published = any_of(CtStatus, DNAT);
+    let ping = |number: u8| vec![Expr::Load(Protocol, R0), Expr::Equal(R0, vec![number])];
+    let direct4 = within(&[Protocol, Daddr4, Dport], "direct4");
+    let direct6 = within(&[Protocol, Daddr6, Dport], "direct6");
+    let routed4 = vec![within(&[OutName], "routed4"), family(IPV4), ping(ICMP)];
+    let routed6 = vec![within(&[OutName], "routed6"), family(IPV6), ping(ICMP6)];
     let chain = [
         (vec![within(&[InName, OutName], "same")], Expr::Accept),
         (vec![within(&[InName], "internal")], Expr::Drop),
         (vec![within(&[OutName], "internal")], Expr::Drop),
         (vec![to_member(), answers], Expr::Accept),
         (vec![to_member(), published], Expr::Accept),
+        (vec![family(IPV4), to_member(), direct4], Expr::Accept),
+        (vec![family(IPV6), to_member(), direct6], Expr::Accept),
+        (routed4, Expr::Accept),
+        (routed6, Expr::Accept),
+        (vec![family(IPV4), within(&[OutName], "open4")], Expr::Accept),
+        (vec![family(IPV6), within(&[OutName], "open6")], Expr::Accept),
         (vec![to_member()], Expr::Drop),
     ];
     let rules = chain.into_iter();
@@ -300,9 +329,16 @@ fn sources() -> Vec<Rule> {
         vec![family(IPV6), within(&[InName], "masq6"), leaves()],
     ];
     let rules = chain.into_iter();
-    rules
+    let mut all: Vec<Rule> = rules
         .map(|parts| ("post", rule(&parts, Expr::Masquerade)))
-        .collect()
+        .collect();
+    for (six, number, map) in [(false, IPV4, "snat4"), (true, IPV6, "snat6")] {
+        let mut to = key(&[InName]);
+        to.push(Expr::Map(R0, map, R0));
+        let parts = [family(number), leaves(), to];
+        all.push(("post", rule(&parts, Expr::Snat { six, address: R0 })));
+    }
+    all
 }
 
 impl Table {

@@ -5,9 +5,9 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use net::host::{self, Endpoint, HostError};
+use net::host::{self, Endpoint, HostError, Joint};
 use net::netns::{self, NamespaceError};
-use net::{Bridge, Instance, Mac, Namespace, Prefix, Publication, Segment, Table};
+use net::{Bridge, Instance, Mac, Namespace, Prefix, Publication, Segment, Table, Ways};
 
 pub(crate) const OUTSIDE: &str = "198.51.100.2";
 pub(crate) const HOST: &str = "198.51.100.1";
@@ -76,11 +76,15 @@ pub(crate) fn endpoint(bridge: &str, addresses: &[&str]) -> Endpoint {
     };
     let addresses: Vec<Prefix> = addresses.iter().map(|a| prefix(a)).collect();
     Endpoint {
-        bridge: bridge.to_owned(),
-        host: Instance::new("lab").veth(bridge, &addresses[0].to_string()),
+        joint: Joint::Port {
+            bridge: bridge.to_owned(),
+            host: Instance::new("lab").veth(bridge, &addresses[0].to_string()),
+            isolated: false,
+        },
         name: "eth0".to_owned(),
-        mac: Mac::derived(&addresses[0].to_string()),
+        mac: Some(Mac::derived(&addresses[0].to_string())),
         mtu: 0,
+        sysctls: Vec::new(),
         gateways: addresses.iter().map(|a| gateway(*a)).collect(),
         addresses,
     }
@@ -91,10 +95,17 @@ pub(crate) fn segment(bridge: &str) -> Segment {
         bridge: bridge.to_owned(),
         internal: false,
         icc: true,
-        masquerade4: true,
-        masquerade6: true,
+        four: NAT,
+        six: NAT,
     }
 }
+
+const NAT: Ways = Ways {
+    masquerade: true,
+    source: None,
+    routed: false,
+    open: false,
+};
 
 impl Lab {
     /// With the bridges `a` (10.1.0.0/24, fd00:1:1::/64), `b` (10.2.0.0/24) and the internal `i`
@@ -119,8 +130,8 @@ impl Lab {
         .unwrap();
         let internal = Segment {
             internal: true,
-            masquerade4: false,
-            masquerade6: false,
+            four: Ways::default(),
+            six: Ways::default(),
             ..segment("i")
         };
         let lab = Self {
@@ -140,8 +151,12 @@ impl Lab {
     }
 
     pub(crate) fn container(&self, bridge: &str, addresses: &[&str]) -> Container {
+        self.joined(endpoint(bridge, addresses))
+    }
+
+    pub(crate) fn joined(&self, endpoint: Endpoint) -> Container {
         let namespace = Namespace::create().unwrap();
-        let endpoints = vec![endpoint(bridge, addresses)];
+        let endpoints = vec![endpoint];
         host::connect(&self.instance, &namespace, &endpoints).unwrap();
         Container {
             namespace,
@@ -196,8 +211,12 @@ pub(crate) fn call_from(namespace: &Namespace, to: &str) -> String {
     within(namespace, || call(to))
 }
 
+pub(crate) fn is_refused_here(to: &str) -> bool {
+    ask(to.parse().unwrap(), REFUSAL).is_none()
+}
+
 pub(crate) fn is_refused(namespace: &Namespace, to: &str) -> bool {
-    within(namespace, || ask(to.parse().unwrap(), REFUSAL).is_none())
+    within(namespace, || is_refused_here(to))
 }
 
 pub(crate) fn call_udp(to: &str) -> String {

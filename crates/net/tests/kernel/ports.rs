@@ -1,10 +1,10 @@
 //! Who reaches whom.
 
-use net::{Protocol, Publication};
+use net::{Above, Endpoint, Joint, MacvlanMode, Protocol, Publication, Ways, host};
 
 use crate::lab::{
-    HOST, HOST6, Lab, OUTSIDE, OUTSIDE6, call, call_from, call_udp, is_refused, on_a_host, publish,
-    serve, serve_udp, within,
+    HOST, HOST6, Lab, OUTSIDE, OUTSIDE6, call, call_from, call_udp, endpoint, is_refused,
+    is_refused_here, on_a_host, publish, serve, serve_udp, within,
 };
 
 #[test]
@@ -64,21 +64,123 @@ fn networks_are_isolated_from_each_other() {
     });
 }
 
+/// Whether or not the kernel shows frames between a bridge's ports to the table.
 #[test]
 fn without_icc_members_do_not_reach_each_other() {
     on_a_host(|| {
         let mut lab = Lab::new();
         lab.segments[0].icc = false;
         lab.replace(&[]);
-        let one = lab.container("a", &["10.1.0.2/24"]);
-        let two = lab.container("a", &["10.1.0.3/24"]);
+        drop(std::fs::write(
+            "/proc/sys/net/bridge/bridge-nf-call-iptables",
+            "0",
+        ));
+        let alone = |address: &str| {
+            let mut endpoint = endpoint("a", &[address]);
+            if let Joint::Port { isolated, .. } = &mut endpoint.joint {
+                *isolated = true;
+            }
+            lab.joined(endpoint)
+        };
+        let (one, two) = (alone("10.1.0.2/24"), alone("10.1.0.3/24"));
         serve(&two.namespace, "0.0.0.0:80");
-        // frames between ports of a bridge pass the table where the kernel shows them to it
-        let shown = std::fs::read_to_string("/proc/sys/net/bridge/bridge-nf-call-iptables");
-        if shown.is_ok_and(|t| t.trim() == "1") {
-            assert!(is_refused(&one.namespace, "10.1.0.3:80"));
-        }
+        assert!(is_refused(&one.namespace, "10.1.0.3:80"));
         assert!(call("10.1.0.3:80").ends_with("10.1.0.1"));
+        // what is published is for all
+        lab.replace(&[publish("0.0.0.0:8080", "10.1.0.3:80")]);
+        call_from(&one.namespace, "10.1.0.1:8080");
+    });
+}
+
+/// Gateway mode routed: members have their own addresses outside, and what they publish is open.
+#[test]
+fn a_routed_network_is_reached_at_what_it_publishes() {
+    on_a_host(|| {
+        let mut lab = Lab::new();
+        let routed = Ways {
+            routed: true,
+            ..Ways::default()
+        };
+        (lab.segments[0].four, lab.segments[0].six) = (routed, routed);
+        let one = lab.container("a", &["10.1.0.2/24", "fd00:1:1::2/64"]);
+        let direct = |to: &str| Publication {
+            host: [0; 4].into(),
+            ..publish("0.0.0.0:0", to)
+        };
+        lab.replace(&[direct("10.1.0.2:80"), direct("[fd00:1:1::2]:80")]);
+        for port in [80, 81] {
+            serve(&one.namespace, &format!("[::]:{port}"));
+        }
+        serve(&lab.outside, "[::]:80");
+        assert!(call_from(&lab.outside, "10.1.0.2:80").ends_with(OUTSIDE));
+        assert_eq!(call_from(&lab.outside, "[fd00:1:1::2]:80"), OUTSIDE6);
+        for other in ["10.1.0.2:81", "[fd00:1:1::2]:81"] {
+            assert!(is_refused(&lab.outside, other), "{other}");
+        }
+        // out: with its own address
+        assert!(call_from(&one.namespace, &format!("{OUTSIDE}:80")).ends_with("10.1.0.2"));
+        // from another network: only what is published
+        let other = lab.container("b", &["10.2.0.2/24"]);
+        call_from(&other.namespace, "10.1.0.2:80");
+        assert!(is_refused(&other.namespace, "10.1.0.2:81"));
+    });
+}
+
+/// Gateway mode nat-unprotected, and a source address that is chosen.
+#[test]
+fn an_open_network_and_a_source_of_its_own() {
+    on_a_host(|| {
+        let mut lab = Lab::new();
+        lab.segments[0].four = Ways {
+            masquerade: true,
+            source: Some("10.2.0.1".parse().unwrap()),
+            routed: false,
+            open: true,
+        };
+        lab.replace(&[]);
+        let one = lab.container("a", &["10.1.0.2/24"]);
+        serve(&one.namespace, "0.0.0.0:81");
+        serve(&lab.outside, "0.0.0.0:80");
+        assert_eq!(call_from(&lab.outside, "10.1.0.2:81"), OUTSIDE);
+        assert_eq!(
+            call_from(&one.namespace, &format!("{OUTSIDE}:80")),
+            "10.2.0.1"
+        );
+    });
+}
+
+/// Members above an interface of the host are neighbours of what is on its wire.
+#[test]
+fn members_above_an_interface_of_the_host() {
+    on_a_host(|| {
+        let lab = Lab::new();
+        let above = |mode: MacvlanMode, address: &str| {
+            let endpoint = Endpoint {
+                joint: Joint::Above {
+                    parent: "lan".to_owned(),
+                    how: Above::Macvlan(mode),
+                },
+                ..endpoint("lan", &[address])
+            };
+            lab.joined(endpoint)
+        };
+        let one = above(MacvlanMode::Bridge, "198.51.100.11/24");
+        let two = above(MacvlanMode::Bridge, "198.51.100.12/24");
+        serve(&one.namespace, "0.0.0.0:80");
+        assert_eq!(call_from(&lab.outside, "198.51.100.11:80"), OUTSIDE);
+        assert_eq!(call_from(&two.namespace, "198.51.100.11:80"), "198.51.100.12");
+        // as Linux has it: not from the host itself
+        assert!(is_refused_here("198.51.100.11:80"));
+        let (three, four) = (
+            above(MacvlanMode::Private, "198.51.100.13/24"),
+            above(MacvlanMode::Private, "198.51.100.14/24"),
+        );
+        serve(&three.namespace, "0.0.0.0:80");
+        assert_eq!(call_from(&lab.outside, "198.51.100.13:80"), OUTSIDE);
+        assert!(is_refused(&four.namespace, "198.51.100.13:80"));
+        host::disconnect(&one.namespace, &one.endpoints[0]).unwrap();
+        host::disconnect(&one.namespace, &one.endpoints[0]).unwrap();
+        assert!(is_refused(&two.namespace, "198.51.100.11:80"));
     });
 }
 

@@ -20,14 +20,14 @@ const CLIENTS: usize = 8;
 
 /// Wall and CPU times by engine.
 #[derive(Default)]
-struct Samples {
+pub(super) struct Samples {
     wall: BTreeMap<&'static str, Vec<f64>>,
     cpu: BTreeMap<&'static str, Vec<f64>>,
 }
 
 impl Samples {
     /// Runs one action of an engine and notes what it took, in milliseconds.
-    fn take<R: Send>(
+    pub(super) fn take<R: Send>(
         &mut self,
         engine: &Engine,
         action: impl FnOnce() -> Result<R, String> + Send,
@@ -47,9 +47,16 @@ impl Samples {
         Ok(result)
     }
 
-    fn report(&self, table: &mut Table, what: &str, wall: &[Target], cpu: &[Target]) {
+    pub(super) fn report(&self, table: &mut Table, what: &str, wall: &[Target], cpu: &[Target]) {
         table.row(&format!("{what}: wall"), "ms", &medians(&self.wall), wall);
         table.row(&format!("{what}: CPU"), "ms", &medians(&self.cpu), cpu);
+    }
+
+    /// How much longer these took than those, by engine: the difference of the medians.
+    pub(super) fn above(&self, less: &Self) -> BTreeMap<&'static str, f64> {
+        let less = medians(&less.wall);
+        let above = |(name, more): (&'static str, f64)| Some((name, more - less.get(name)?));
+        medians(&self.wall).into_iter().filter_map(above).collect()
     }
 }
 
@@ -148,7 +155,7 @@ fn idle(engines: &[Engine], table: &mut Table) {
     );
 }
 
-fn pss_kib(processes: &[testkit::procfs::Process]) -> f64 {
+pub(super) fn pss_kib(processes: &[testkit::procfs::Process]) -> f64 {
     let kib: u64 = processes.iter().filter_map(|p| p.pss_kib()).sum();
     u32::try_from(kib).map_or(f64::MAX, f64::from)
 }
@@ -185,7 +192,7 @@ fn run(options: &Options, engines: &[Engine], table: &mut Table) -> Result<(), F
     Ok(())
 }
 
-fn client(engine: &Engine, arguments: &[&str]) -> Result<(), String> {
+pub(super) fn client(engine: &Engine, arguments: &[&str]) -> Result<(), String> {
     let output = engine
         .cli()
         .args(arguments)
@@ -213,7 +220,7 @@ fn body(engine: &Engine, command: &[&str]) -> Value {
     body
 }
 
-fn post(engine: &Engine, path: &str, body: &Value) -> Result<Value, String> {
+pub(super) fn post(engine: &Engine, path: &str, body: &Value) -> Result<Value, String> {
     let answer = engine.api.post(path, body).map_err(|e| e.to_string())?;
     if answer.is_ok() {
         Ok(answer.json())
@@ -227,7 +234,7 @@ fn create(engine: &Engine, command: &[&str]) -> Result<String, String> {
     made["Id"].as_str().map(str::to_owned).ok_or("no id".into())
 }
 
-fn start(engine: &Engine, id: &str) -> Result<(), String> {
+pub(super) fn start(engine: &Engine, id: &str) -> Result<(), String> {
     post(engine, &format!("/containers/{id}/start"), &Value::Null).map(drop)
 }
 
@@ -243,7 +250,7 @@ fn exec(engine: &Engine, id: &str) -> Result<(), String> {
     Ok(())
 }
 
-fn remove(engine: &Engine, id: &str) -> Result<(), String> {
+pub(super) fn remove(engine: &Engine, id: &str) -> Result<(), String> {
     let path = format!("/containers/{id}?force=1");
     let answer = engine.api.delete(&path).map_err(|e| e.to_string())?;
     if answer.is_ok() {
@@ -295,7 +302,7 @@ fn api(options: &Options, engines: &[Engine], table: &mut Table) -> Result<(), F
 // ---- many at once -------------------------------------------------------------------------------
 
 /// Runs `action` for 0..count by eight clients; containers a second.
-fn by_clients(
+pub(super) fn by_clients(
     engine: &Engine,
     count: usize,
     action: impl Fn(usize) -> Result<(), String> + Sync,

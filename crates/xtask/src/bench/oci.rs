@@ -20,7 +20,7 @@ use super::report::{Table, Target, median};
 use crate::Failed;
 use crate::dist;
 use crate::run::{output, program, said};
-use crate::setup;
+use crate::setup::{self, Need};
 
 const COLUMNS: &[&str] = &[OURS, "crun", "runc", "floor"];
 const OURS: &str = "plimsoll";
@@ -88,16 +88,18 @@ impl Runtime {
     }
 }
 
+/// Programs, and the packages that have them.
+pub(crate) const NEEDS: &[Need] = &[
+    ("crun", "crun"),
+    ("runc", "runc"),
+    ("busybox", "busybox-static"),
+    ("time", "time"),
+    ("dockerd", "docker.io"),
+    ("containerd", "containerd"),
+];
+
 /// Measures everything and writes `bench/OCI.md`.
 pub(crate) fn oci(options: &Options) -> Result<(), Failed> {
-    setup::install(&[
-        ("crun", "crun"),
-        ("runc", "runc"),
-        ("busybox", "busybox-static"),
-        ("time", "time"),
-        ("dockerd", "docker.io"),
-        ("containerd", "containerd"),
-    ])?;
     let dir = tempfile::Builder::new().prefix("pl-boci-").tempdir()?;
     let runtimes = [OURS, "crun", "runc"]
         .into_iter()
@@ -161,7 +163,7 @@ fn docker_profile() -> Result<Value, Failed> {
         engines: vec!["docker".to_owned()],
         parts: Vec::new(),
     };
-    let engines = peers::start(&options)?;
+    let engines = peers::start(&options, false)?;
     let docker = engines.first().ok_or("docker didn't start")?;
     let spec = spec_of_a_container(docker)?;
     let profile = spec["linux"]["seccomp"].clone();

@@ -53,16 +53,18 @@ struct Peer {
     /// docker's, as the distribution's unit runs it: beside the daemon, and longer than it.
     containerd: Option<Child>,
     kind: Kind,
+    /// With its default network, as it is packaged.
+    networked: bool,
 }
 
 /// Starts those that are wanted, each with busybox loaded.
-pub(crate) fn start(options: &Options) -> Result<Vec<Engine>, Failed> {
+pub(crate) fn start(options: &Options, networked: bool) -> Result<Vec<Engine>, Failed> {
     let mut engines = Vec::new();
     for name in &options.engines {
         engines.push(match name.as_str() {
-            "plimsoll" => ours()?,
-            "docker" => peer(Kind::Docker)?,
-            "podman" => peer(Kind::Podman)?,
+            "plimsoll" => ours(networked)?,
+            "docker" => peer(Kind::Docker, networked)?,
+            "podman" => peer(Kind::Podman, networked)?,
             _ => return Err(format!("no engine {name} is known").into()),
         });
     }
@@ -76,11 +78,14 @@ pub(crate) fn start(options: &Options) -> Result<Vec<Engine>, Failed> {
     Ok(engines)
 }
 
-fn ours() -> Result<Engine, Failed> {
+fn ours(networked: bool) -> Result<Engine, Failed> {
     // built already: this only tells where
     let program = dist::program_to_show()?;
     let meter = Meter::new("plimsoll")?;
     let mut instance = Instance::of(program).log_level("warn");
+    if networked {
+        instance = instance.arguments(&["--bridge", "plimsoll0"]);
+    }
     meter.within(|| instance.start());
     Ok(Engine {
         kind: Kind::Plimsoll,
@@ -90,17 +95,23 @@ fn ours() -> Result<Engine, Failed> {
     })
 }
 
-fn peer(kind: Kind) -> Result<Engine, Failed> {
+fn peer(kind: Kind, networked: bool) -> Result<Engine, Failed> {
     let mut peer = Peer {
         dir: tempfile::Builder::new().prefix("pl-peer-").tempdir()?,
         child: None,
         containerd: None,
         kind,
+        networked,
     };
     let meter = Meter::new(kind.name())?;
     let api = Api::new(&peer.socket()).with_deadline(Duration::from_secs(300));
     // its default limits want CAP_SYS_RESOURCE, which this machine may not give
-    let limits = "[containers]\ndefault_ulimits = [\"nofile=1024:1024\", \"nproc=1024:1024\"]\n";
+    let limits = format!(
+        "[containers]\ndefault_ulimits = [\"nofile=1024:1024\", \"nproc=1024:1024\"]\n\
+         [network]\nnetwork_backend = \"{}\"\nnetwork_config_dir = \"{}\"\n",
+        if networked { "netavark" } else { "" },
+        peer.dir.path().join("networks").display(),
+    );
     fs::write(peer.dir.path().join("containers.conf"), limits)?;
     meter.within(|| peer.start().map_err(|e| e.to_string()))?;
     Ok(Engine {
@@ -188,8 +199,10 @@ impl Peer {
                 .arg(dir.join("pid"))
                 .arg("--config-file")
                 .arg(dir.join("none.json"))
-                .args(["--bridge", "none", "--iptables=false", "--live-restore"])
-                .args(["--log-level", "warn"]);
+                .args(["--live-restore", "--log-level", "warn"]);
+            if !self.networked {
+                command.args(["--bridge", "none", "--iptables=false"]);
+            }
             fs::write(dir.join("none.json"), "{}")?;
             command
         } else {

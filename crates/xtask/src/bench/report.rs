@@ -13,6 +13,8 @@ pub(crate) enum Target {
     Ratio(&'static str, f64),
     /// At most this, in the row's unit.
     AtMost(f64),
+    /// At least this, in the row's unit.
+    AtLeast(f64),
     /// At most this share of that peer's value.
     Share(&'static str, f64),
 }
@@ -184,6 +186,10 @@ impl Row {
             Target::Share(peer, share) => (
                 format!("at most {share}x {peer}"),
                 self.ratio(peer).map(|r| r * share >= 1.0),
+            ),
+            Target::AtLeast(least) => (
+                format!("at least {least} {}", self.unit),
+                self.values.get("plimsoll").map(|v| *v >= least),
             ),
             Target::AtMost(most) => (
                 format!("at most {most} {}", self.unit),
