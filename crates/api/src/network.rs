@@ -151,6 +151,8 @@ pub struct IpamConfig {
     pub ip_range: String,
     #[serde(skip_serializing_if = "go::is_zero")]
     pub gateway: String,
+    #[serde(skip_serializing_if = "StringMap::is_empty")]
+    pub auxiliary_addresses: StringMap,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

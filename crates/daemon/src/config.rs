@@ -6,12 +6,13 @@
 //! checked whole before anything of it is used; nothing is ever taken from a file with a mistake.
 
 mod keys;
+mod networks;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use engine::CgroupDriver;
+use engine::{CgroupDriver, NetworkSettings};
 use engine::model::{LogSpec, NamespaceMode, Ulimit};
 
 use keys::{Built, KEYS, Key, Kind};
@@ -51,8 +52,7 @@ pub struct Config {
     pub cgroup_driver: CgroupDriver,
     pub log: LogSpec,
     pub defaults: ContainerDefaults,
-    /// Interface of the default network; absent: `--bridge none`.
-    pub bridge: Option<String>,
+    pub networks: NetworkSettings,
 }
 
 /// What a container gets where its own options don't say.
@@ -95,6 +95,8 @@ pub enum ConfigError {
     Key { place: String, problem: String },
     #[error("unexpected argument {0:?}; see plimsoll daemon --help")]
     Argument(String),
+    #[error("{0}")]
+    Together(String),
     #[error("{0} is given both as a flag and in the configuration file; keep one of them")]
     Twice(String),
 }
@@ -121,7 +123,10 @@ impl Default for Config {
                 ipc_mode: NamespaceMode::Private,
                 ..Default::default()
             },
-            bridge: Some(DEFAULT_BRIDGE.to_owned()),
+            networks: NetworkSettings {
+                bridge: Some(DEFAULT_BRIDGE.to_owned()),
+                ..NetworkSettings::default()
+            },
         }
     }
 }
@@ -192,6 +197,10 @@ pub fn read(args: &[OsString]) -> Result<Request, ConfigError> {
         apply(&mut config, key, list).map_err(|problem| ConfigError::Key { place, problem })?;
     }
     config.defaults.log.clone_from(&config.log);
+    config
+        .networks
+        .check()
+        .map_err(|e| ConfigError::Together(e.report()))?;
     if config.hosts.is_empty() {
         config.hosts = vec![host(DEFAULT_HOST).map_err(ConfigError::Argument)?];
     }
@@ -246,7 +255,7 @@ fn flags(args: &[OsString]) -> Result<Flags, ConfigError> {
                 };
                 if key.flag == "config-file" {
                     out.file = Some(PathBuf::from(value));
-                } else if matches!(key.kind, Kind::List | Kind::Map) {
+                } else if key.kind.repeats() {
                     out.values.entry(index).or_default().push(value);
                 } else {
                     out.values.insert(index, vec![value]);
@@ -317,6 +326,10 @@ fn file_value(key: &Key, value: &serde_json::Value) -> Result<Vec<String>, Strin
             .map(|(name, value)| map_entry(name, value))
             .collect(),
         (Kind::Map, _) => wrong("an object"),
+        (Kind::Pools, Array(list)) => list.iter().map(networks::pool_of_file).collect(),
+        (Kind::Pools, _) => wrong("a list of objects with base and size"),
+        (Kind::NetworkOptions, Object(drivers)) => networks::options_of_file(drivers),
+        (Kind::NetworkOptions, _) => wrong("an object of objects"),
         // keys that are not built: any shape, the refusal follows
         (Kind::Any, other) => Ok(vec![other.to_string()]),
     }
@@ -379,23 +392,11 @@ fn apply(config: &mut Config, key: &Key, values: &[String]) -> Result<(), String
             }
         }
         "init" => config.defaults.init = boolean(last)?,
-        "bridge" => config.bridge = interface(last)?,
         "no-new-privileges" => config.defaults.no_new_privileges = boolean(last)?,
+        flag if networks::apply(&mut config.networks, flag, values)? => {}
         _ => return Err("is not built yet".to_owned()),
     }
     Ok(())
-}
-
-/// A name that the kernel takes; `none`: no default network.
-fn interface(name: &str) -> Result<Option<String>, String> {
-    let fine = (1..=15).contains(&name.len())
-        && !matches!(name, "." | "..")
-        && !name.contains(|c: char| c == '/' || c == ':' || c.is_whitespace());
-    match name {
-        "none" => Ok(None),
-        name if fine => Ok(Some(name.to_owned())),
-        name => Err(format!("{name:?} is no name of an interface")),
-    }
 }
 
 fn boolean(text: &str) -> Result<bool, String> {
@@ -518,7 +519,7 @@ pub fn help() -> String {
         let value = match key.kind {
             Kind::Bool => "",
             Kind::List => " list",
-            Kind::Map => " name=value",
+            Kind::Map | Kind::Pools | Kind::NetworkOptions => " name=value",
             Kind::Text | Kind::Any => " string",
         };
         // writing to a String cannot fail

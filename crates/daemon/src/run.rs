@@ -279,7 +279,7 @@ fn engine_config(config: &Config, facts: Facts) -> EngineConfig {
         spawner: None,
         debug: config.debug,
         cgroup_driver: config.cgroup_driver,
-        bridge: config.bridge.clone(),
+        networks: config.networks.clone(),
     }
 }
 

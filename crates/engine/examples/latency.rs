@@ -85,7 +85,7 @@ async fn measure(rounds: usize, root: Option<PathBuf>) -> Result<(), Failure> {
         spawner: None,
         debug: false,
         cgroup_driver: engine::CgroupDriver::default(),
-        bridge: None,
+        networks: engine::NetworkSettings::default(),
     };
     let mut table = Table(Vec::new());
     let engine = Engine::start(config.clone()).await?;

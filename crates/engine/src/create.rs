@@ -170,6 +170,7 @@ pub(crate) fn check_endpoint(
             "network-scoped alias is supported only for containers in user defined networks",
         ));
     }
+    crate::networks::EndpointOptions::read(&endpoint.options)?;
     for address in [endpoint.ipv4, endpoint.ipv6].into_iter().flatten() {
         let inside = network.subnets.iter().any(|s| s.subnet.contains(address));
         if !inside {

@@ -6,30 +6,33 @@ use shim::names::zone;
 
 use crate::error::Error;
 use crate::model::{ContainerSpec, HostSpec, NetworkMode};
-use crate::networks::Membership;
+use crate::networks::{Membership, Networks};
 
 /// hosts and resolv.conf of a container in these networks; absent: of none of ours.
 pub(crate) fn texts(
     spec: &ContainerSpec,
     hostname: &str,
     membership: Option<&Membership>,
-    gateway: Option<IpAddr>,
+    networks: &Networks,
 ) -> Result<[String; 2], Error> {
     let addresses: Vec<_> = membership.iter().flat_map(|m| m.addresses()).collect();
     Ok([
-        hosts(spec, hostname, &addresses, gateway)?,
-        resolv_conf(&spec.host, Resolver::of(membership)),
+        hosts(spec, hostname, &addresses, &networks.host_gateway())?,
+        resolv_conf(
+            &networks.settings.with_dns(&spec.host),
+            Resolver::of(membership),
+        ),
     ])
 }
 
-/// `addresses`: its own in its networks. `gateway`: what `host-gateway` of an extra host means.
+/// `addresses`: its own in its networks. `gateways`: what `host-gateway` of an extra host means.
 ///
 /// source: Docker's file in a container.
 fn hosts(
     spec: &ContainerSpec,
     hostname: &str,
     addresses: &[IpAddr],
-    gateway: Option<IpAddr>,
+    gateways: &[IpAddr],
 ) -> Result<String, Error> {
     let mut text = if spec.host.network == NetworkMode::Host {
         let mut host = std::fs::read_to_string("/etc/hosts").unwrap_or_default();
@@ -55,13 +58,17 @@ fn hosts(
     for extra in &spec.host.extra_hosts {
         // name:address; an address may hold colons itself
         if let Some((name, address)) = extra.split_once([':', '=']) {
-            let address = match address.trim_start_matches('[').trim_end_matches(']') {
-                "host-gateway" => gateway
-                    .map(|g| g.to_string())
-                    .ok_or_else(|| Error::invalid("--add-host host-gateway: this engine has no default network, whose gateway it would be"))?,
-                address => address.to_owned(),
-            };
-            text.push_str(&format!("{address}\t{name}\n"));
+            let address = address.trim_start_matches('[').trim_end_matches(']');
+            if address != "host-gateway" {
+                text.push_str(&format!("{address}\t{name}\n"));
+            } else if gateways.is_empty() {
+                return Err(Error::invalid(
+                    "--add-host host-gateway: this engine has no default network, whose gateway it would be; name an address (--host-gateway-ip)",
+                ));
+            }
+            for gateway in gateways.iter().filter(|_| address == "host-gateway") {
+                text.push_str(&format!("{gateway}\t{name}\n"));
+            }
         }
     }
     Ok(text)

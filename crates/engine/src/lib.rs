@@ -41,7 +41,9 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 
 pub use container::health_word;
 pub use error::Error;
-pub use networks::{EndpointState, Membership, NetworkRecord, NetworkView, Subnet};
+pub use networks::{
+    EndpointState, Membership, NetworkRecord, NetworkSettings, NetworkView, Subnet,
+};
 pub use shim::{Health, HealthResult};
 pub use start::StartError;
 pub use views::*;

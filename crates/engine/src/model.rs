@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+pub use net::ipam::Pool;
 pub use net::{Mac, Prefix, Protocol, Publication};
 use serde::{Deserialize, Serialize};
 
@@ -161,6 +162,8 @@ pub struct EndpointSpec {
     pub links: Vec<String>,
     /// Of several networks, the one with the highest leads out.
     pub gw_priority: i64,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub options: BTreeMap<String, String>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

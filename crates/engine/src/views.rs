@@ -25,8 +25,7 @@ pub struct EngineConfig {
     pub spawner: Option<PathBuf>,
     pub debug: bool,
     pub cgroup_driver: CgroupDriver,
-    /// Interface of the default network; absent: there is none.
-    pub bridge: Option<String>,
+    pub networks: crate::networks::NetworkSettings,
 }
 
 /// Who makes the containers' cgroups.
@@ -43,6 +42,8 @@ pub enum CgroupDriver {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct NetworkSpec {
     pub name: String,
+    /// `bridge`, `macvlan` or `ipvlan`; empty: `bridge`.
+    pub driver: String,
     pub internal: bool,
     pub attachable: bool,
     pub ipv6: bool,
@@ -52,12 +53,14 @@ pub struct NetworkSpec {
     pub labels: BTreeMap<String, String>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SubnetSpec {
     pub subnet: net::Prefix,
     /// What is given to containers that do not ask for an address.
     pub range: Option<net::Prefix>,
     pub gateway: Option<std::net::IpAddr>,
+    /// Given to no container.
+    pub auxiliary: BTreeMap<String, std::net::IpAddr>,
 }
 
 /// All that is visible, at one instant. Cheap to take and never waits.

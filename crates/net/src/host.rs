@@ -282,6 +282,11 @@ fn join(
         Joint::Above { parent, how } => {
             let found = host.link(parent)?;
             let found = found.ok_or_else(|| HostError::NoParent(parent.clone()))?;
+            let left = namespace.route.link(&endpoint.name)?;
+            if left.is_some_and(|l| l.kind == how.kind()) {
+                // of a change that was cut short
+                remove_from(&namespace.route, &endpoint.name)?;
+            }
             batch.above(
                 *how,
                 found.index,

@@ -98,6 +98,7 @@ pub struct Addresses {
 }
 
 const GATEWAY: &str = "the network's gateway";
+const OUTSIDE: &str = "something that is no container";
 
 impl Addresses {
     #[must_use]
@@ -115,6 +116,11 @@ impl Addresses {
             freed: BTreeMap::new(),
             last: number(range.range().0),
         }
+    }
+
+    /// Has it be nobody's here.
+    pub fn reserve(&mut self, address: IpAddr) {
+        self.used.insert(address, OUTSIDE.to_owned());
     }
 
     #[must_use]

@@ -5,6 +5,7 @@
 //! table      plimsoll-<8 hex of the instance>
 //! group      of links: 30 bits of the instance
 //! bridge     br-<12 hex of the network>, or as its option says
+//! dummy      dm-<12 hex of the network>
 //! veth       v-<13 hex of instance, network and container>      at most 15 characters
 //! ```
 
@@ -63,6 +64,12 @@ impl Instance {
 #[must_use]
 pub fn bridge(network_id: &str) -> String {
     format!("br-{}", network_id.get(..12).unwrap_or(network_id))
+}
+
+/// The interface of a network that is above none of the host's.
+#[must_use]
+pub fn dummy(network_id: &str) -> String {
+    format!("dm-{}", network_id.get(..12).unwrap_or(network_id))
 }
 
 #[cfg(test)]

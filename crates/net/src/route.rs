@@ -97,7 +97,8 @@ pub struct Veth {
 }
 
 /// A link of a container's own on top of an interface of the host.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Above {
     /// With a hardware address of its own.
     Macvlan(MacvlanMode),
@@ -106,7 +107,8 @@ pub enum Above {
 }
 
 /// source: linux/if_link.h, `enum macvlan_mode`
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum MacvlanMode {
     /// Those on the same interface do not reach each other.
     Private,
@@ -120,7 +122,8 @@ pub enum MacvlanMode {
 }
 
 /// source: linux/if_link.h, `enum ipvlan_mode`
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum IpvlanMode {
     #[default]
     L2,
@@ -131,7 +134,8 @@ pub enum IpvlanMode {
 }
 
 /// source: linux/if_link.h, `IPVLAN_F_PRIVATE`, `IPVLAN_F_VEPA`
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum IpvlanFlag {
     #[default]
     Bridge,
@@ -149,7 +153,7 @@ pub enum Base {
 }
 
 impl Above {
-    fn kind(self) -> &'static str {
+    pub(crate) fn kind(self) -> &'static str {
         match self {
             Self::Macvlan(_) => "macvlan",
             Self::Ipvlan(..) => "ipvlan",

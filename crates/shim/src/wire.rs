@@ -45,6 +45,8 @@ pub(crate) mod kind {
     /// Descriptors: the sockets of the container's name server, datagrams and connections. Without
     /// them, only asks; the answer has `NAMES` where names are served.
     pub(crate) const NAMES: u16 = 0x27;
+    /// Descriptors: to be kept open for as long as the container runs.
+    pub(crate) const HOLD: u16 = 0x28;
 
     /// Descriptors as the request says: `ROOT` one.
     pub(crate) const OK: u16 = 0x30;

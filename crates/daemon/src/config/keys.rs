@@ -9,8 +9,22 @@ pub(super) enum Kind {
     List,
     /// Repeatable `name=value`; an object in the file.
     Map,
+    /// Repeatable `base=...,size=...`; a list of objects in the file.
+    Pools,
+    /// Repeatable `driver=name=value`; an object of objects in the file.
+    NetworkOptions,
     /// Of keys that are refused whatever they hold.
     Any,
+}
+
+impl Kind {
+    /// Whether a flag may be given again for more.
+    pub(super) fn repeats(self) -> bool {
+        matches!(
+            self,
+            Self::List | Self::Map | Self::Pools | Self::NetworkOptions
+        )
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -110,7 +124,6 @@ const fn no_as(flag: &'static str, file: &'static str, kind: Kind) -> Key {
 }
 
 const TABLE: &str = "the engine's own nftables table is always kept: only true";
-const FORWARD: &str = "without forwarding nothing reaches a container: only true";
 
 /// dockerd's flags and the keys of daemon.json.
 pub(super) const KEYS: &[Key] = &[
@@ -235,18 +248,81 @@ pub(super) const KEYS: &[Key] = &[
     },
     only("iptables", Kind::Bool, &["true"], TABLE),
     only("ip6tables", Kind::Bool, &["true"], TABLE),
-    only("ip-forward", Kind::Bool, &["true"], FORWARD),
-    only(
+    yes(
+        "ip-forward",
+        Kind::Bool,
+        "Have the host forward packets (default true)",
+    ),
+    yes(
         "ip-masq",
         Kind::Bool,
-        &["true"],
-        "is an option of a network (com.docker.network.bridge.enable_ip_masquerade): only true",
+        "Members of the default network leave with the host's address (default true)",
+    ),
+    yes("ipv6", Kind::Bool, "The default network has IPv6 too"),
+    yes(
+        "icc",
+        Kind::Bool,
+        "Members of the default network reach each other (default true)",
+    ),
+    yes(
+        "ip",
+        Kind::Text,
+        "Address of the host where the default network's ports are published that name none",
+    ),
+    yes("mtu", Kind::Text, "Of the default network"),
+    yes(
+        "bip",
+        Kind::Text,
+        "The host's address in the default network, as in 10.9.0.1/22",
+    ),
+    yes("bip6", Kind::Text, "As bip, of IPv6"),
+    yes(
+        "fixed-cidr",
+        Kind::Text,
+        "What the default network gives to containers",
+    ),
+    yes("fixed-cidr-v6", Kind::Text, "As fixed-cidr, of IPv6"),
+    yes(
+        "default-gateway",
+        Kind::Text,
+        "Where the default network leads, if not to the host",
+    ),
+    yes("default-gateway-v6", Kind::Text, "As default-gateway, of IPv6"),
+    named(
+        "default-address-pool",
+        "default-address-pools",
+        Kind::Pools,
+        "Where subnets come from: base=10.64.0.0/12,size=24",
+    ),
+    named(
+        "default-network-opt",
+        "default-network-opts",
+        Kind::NetworkOptions,
+        "Options of new networks: bridge=com.docker.network.driver.mtu=1400",
+    ),
+    yes("dns", Kind::List, "Name servers of containers that name none"),
+    named(
+        "dns-opt",
+        "dns-opts",
+        Kind::List,
+        "Options of resolv.conf of containers that name none",
+    ),
+    yes(
+        "dns-search",
+        Kind::List,
+        "Domains that names are looked for in, of containers that name none",
+    ),
+    named(
+        "host-gateway-ip",
+        "host-gateway-ips",
+        Kind::List,
+        "What host-gateway of --add-host means (default: the host's address in the default network)",
     ),
     only(
-        "ipv6",
+        "allow-direct-routing",
         Kind::Bool,
         &["false"],
-        "the default network has no IPv6 yet (network create --ipv6 has): only false",
+        "is an option of a network (gateway mode nat-unprotected or routed): only false",
     ),
     only(
         "userland-proxy",
@@ -326,11 +402,8 @@ pub(super) const KEYS: &[Key] = &[
         "allow-nondistributable-artifacts",
         Kind::Any,
     ),
-    no("allow-direct-routing", Kind::Bool),
     no("api-cors-header", Kind::Text),
     no_as("authorization-plugin", "authorization-plugins", Kind::Any),
-    no("bip", Kind::Text),
-    no("bip6", Kind::Text),
     no_as("cdi-spec-dir", "cdi-spec-dirs", Kind::Any),
     no("cgroup-parent", Kind::Text),
     no("containerd-namespace", Kind::Text),
@@ -338,31 +411,18 @@ pub(super) const KEYS: &[Key] = &[
     no("cpu-rt-period", Kind::Text),
     no("cpu-rt-runtime", Kind::Text),
     no("cri-containerd", Kind::Bool),
-    no_as("default-address-pool", "default-address-pools", Kind::Any),
-    no("default-gateway", Kind::Text),
-    no("default-gateway-v6", Kind::Text),
-    no_as("default-network-opt", "default-network-opts", Kind::Any),
     no("default-runtime", Kind::Text),
-    no("dns", Kind::Any),
-    no_as("dns-opt", "dns-opts", Kind::Any),
-    no("dns-search", Kind::Any),
     no_as("feature", "features", Kind::Any),
     no("firewall-backend", Kind::Text),
-    no("fixed-cidr", Kind::Text),
-    no("fixed-cidr-v6", Kind::Text),
-    no("host-gateway-ip", Kind::Text),
     no("http-proxy", Kind::Text),
     no("https-proxy", Kind::Text),
-    no("icc", Kind::Bool),
     no("init-path", Kind::Text),
     no_as("insecure-registry", "insecure-registries", Kind::Any),
-    no("ip", Kind::Text),
     no("ip-forward-no-drop", Kind::Bool),
     no("max-concurrent-downloads", Kind::Text),
     no("max-concurrent-uploads", Kind::Text),
     no("max-download-attempts", Kind::Text),
     no("metrics-addr", Kind::Text),
-    no("mtu", Kind::Text),
     no("network-control-plane-mtu", Kind::Text),
     no("no-proxy", Kind::Text),
     no_as("node-generic-resource", "node-generic-resources", Kind::Any),

@@ -86,7 +86,7 @@ fn wire(snapshot: &Snapshot, view: &NetworkView) -> Network {
         let resource = EndpointResource {
             name: name(&m.container).unwrap_or_else(|| m.name.clone()),
             endpoint_id: e.endpoint_id.clone(),
-            mac_address: e.mac.to_string(),
+            mac_address: e.mac.map_or_else(String::new, |m| m.to_string()),
             ipv4_address: text(e.address(true)),
             ipv6_address: text(e.address(false)),
         };
@@ -96,6 +96,11 @@ fn wire(snapshot: &Snapshot, view: &NetworkView) -> Network {
         subnet: s.subnet.to_string(),
         ip_range: text(s.range),
         gateway: s.gateway.to_string(),
+        auxiliary_addresses: s
+            .auxiliary
+            .iter()
+            .map(|(name, address)| (name.clone(), address.to_string()))
+            .collect(),
     });
     Network {
         name: record.name.clone(),
@@ -178,11 +183,6 @@ fn spec(request: NetworkCreateRequest) -> Result<NetworkSpec, Failure> {
         true => Err(Failure::not_built(what)),
         false => Ok(()),
     };
-    let driver = &request.driver;
-    not_built(
-        !matches!(driver.as_str(), "" | "default" | "bridge"),
-        &format!("the network driver {driver:?} (bridge is)"),
-    )?;
     not_built(
         !matches!(request.scope.as_str(), "" | "local"),
         "a network of a swarm",
@@ -194,6 +194,7 @@ fn spec(request: NetworkCreateRequest) -> Result<NetworkSpec, Failure> {
     not_built(request.enable_ipv4 == Some(false), "EnableIPv4=false")?;
     Ok(NetworkSpec {
         name: request.name,
+        driver: request.driver,
         internal: request.internal,
         attachable: request.attachable,
         ipv6: request.enable_ipv6.unwrap_or(false),
@@ -216,8 +217,10 @@ fn subnets(ipam: IpamRequest) -> Result<Vec<SubnetSpec>, Failure> {
     let wrong = |what: &str, text: &str| Failure::invalid(format!("invalid {what}: {text}"));
     let mut out = Vec::new();
     for c in ipam.config.unwrap_or_default() {
-        if c.auxiliary_addresses.is_some_and(|a| !a.is_empty()) {
-            return Err(Failure::not_built("AuxiliaryAddresses (--aux-address)"));
+        let mut auxiliary = std::collections::BTreeMap::new();
+        for (name, text) in c.auxiliary_addresses.unwrap_or_default() {
+            let address = text.parse();
+            auxiliary.insert(name, address.map_err(|_| wrong("auxiliary address", &text))?);
         }
         if c.subnet.is_empty() && (!c.gateway.is_empty() || !c.ip_range.is_empty()) {
             return Err(Failure::invalid("a gateway or range needs its subnet"));
@@ -238,6 +241,7 @@ fn subnets(ipam: IpamRequest) -> Result<Vec<SubnetSpec>, Failure> {
             subnet,
             range,
             gateway,
+            auxiliary,
         });
     }
     Ok(out)

@@ -1,6 +1,9 @@
 //! A container joins networks and leaves them, running or not.
 
 use std::collections::BTreeSet;
+use std::os::fd::OwnedFd;
+
+use net::Publication;
 
 use super::Live;
 use super::actor::Actor;
@@ -40,7 +43,7 @@ impl Actor {
         }
         if let Some(live) = self.run.as_ref().map(|r| r.live.clone()) {
             let (record, name, wanted) = (self.record.clone(), network.clone(), spec.clone());
-            let pid = live.pid;
+            let (pid, ports) = (live.pid, self.ports());
             let plugged = self
                 .engine
                 .blocking("connect the container", move |inner| {
@@ -48,8 +51,8 @@ impl Actor {
                 })
                 .await;
             let done = match plugged {
-                Ok(()) => self.serve_names(&live).await,
-                error => error,
+                Ok(sockets) => self.now_in_networks(&live, ports, &sockets).await,
+                Err(error) => Err(error),
             };
             if done.is_err() {
                 // not acknowledged: nothing of it stays
@@ -61,6 +64,29 @@ impl Actor {
         let written = self.write_through().await;
         self.publish();
         written
+    }
+
+    fn ports(&self) -> Vec<Publication> {
+        let membership = self.engine.networks.membership(&self.record.id);
+        membership.map_or_else(Vec::new, |m| m.ports.clone())
+    }
+
+    /// What is still to be done when a container has other links: its shim holds new ports and serves
+    /// names, and the table leads to its ports where they are.
+    async fn now_in_networks(
+        &self,
+        live: &Live,
+        before: Vec<Publication>,
+        sockets: &[OwnedFd],
+    ) -> Result<(), Error> {
+        if !sockets.is_empty() {
+            let failed = |e| Error::caused(ErrorKind::Internal, "keep the container's ports", e);
+            live.shim.hold(sockets).await.map_err(failed)?;
+        }
+        if self.ports() != before {
+            networks::ports_moved(&self.engine).await?;
+        }
+        self.serve_names(live).await
     }
 
     /// Has its shim answer its questions for names, where it is in a network that has them.
@@ -98,12 +124,13 @@ impl Actor {
         let Some(live) = self.run.as_ref().map(|r| r.live.clone()) else {
             return;
         };
-        let (record, pid) = (self.record.clone(), live.pid);
+        let (record, pid, ports) = (self.record.clone(), live.pid, self.ports());
         let changed = self
             .engine
             .blocking("settle the container's networks", move |inner| {
+                let mut sockets = Vec::new();
                 let Some(has) = inner.networks.membership(&record.id) else {
-                    return Ok(());
+                    return Ok(sockets);
                 };
                 let stray =
                     |e: &&networks::EndpointState| !record.networks.contains_key(&e.network);
@@ -112,13 +139,20 @@ impl Actor {
                 }
                 let lacks = |name: &str| !has.endpoints.iter().any(|e| e.network == name);
                 for (name, spec) in record.networks.iter().filter(|(n, _)| lacks(n)) {
-                    networks::plug(inner, &record, pid, name, spec)?;
+                    sockets.extend(networks::plug(inner, &record, pid, name, spec)?);
                 }
-                Ok(())
+                Ok(sockets)
             })
             .await;
-        let served = self.serve_names(&live).await;
-        if let Err(error) = changed.and(served) {
+        let settled = match changed {
+            Ok(sockets) => self.now_in_networks(&live, ports, &sockets).await,
+            // what can be had of it is
+            Err(error) => {
+                let rest = self.now_in_networks(&live, ports, &[]).await;
+                rest.and(Err(error))
+            }
+        };
+        if let Err(error) = settled {
             tracing::warn!(
                 container = %self.record.id, error = %error.report(),
                 "its networks are not quite as recorded until its next start"
@@ -134,12 +168,15 @@ impl Actor {
             )));
         }
         if let Some(pid) = self.run.as_ref().map(|r| r.live.pid) {
-            let (record, name) = (self.record.clone(), network.to_owned());
+            let (record, name, ports) = (self.record.clone(), network.to_owned(), self.ports());
             self.engine
                 .blocking("disconnect the container", move |inner| {
                     networks::unplug(inner, &record, pid, &name)
                 })
                 .await?;
+            if self.ports() != ports {
+                networks::ports_moved(&self.engine).await?;
+            }
         }
         self.record_mut().networks.remove(network);
         let written = self.write_through().await;

@@ -193,8 +193,7 @@ fn write_etc(
             .map_err(Error::io(format!("write {}", path.display())))
     };
     write(&paths.hostname, &format!("{hostname}\n"))?;
-    let gateway = inner.networks.host_gateway();
-    let [hosts, resolv_conf] = etc::texts(&record.spec, &hostname, membership, gateway)?;
+    let [hosts, resolv_conf] = etc::texts(&record.spec, &hostname, membership, &inner.networks)?;
     write(&paths.hosts, &hosts)?;
     write(&paths.resolv_conf, &resolv_conf)?;
     Ok(hostname)

@@ -1,22 +1,19 @@
 //! A container's place in its networks: given at its start, taken at its end.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-use net::ports::{self, PortError};
 use net::{Element, Mac, Namespace, Prefix, Publication, host, resolver};
 
-use super::{EndpointState, Membership, NetworkRecord, Networks, State, failed};
+use super::options::Driver;
+use super::{EndpointOptions, EndpointState, Membership, NetworkRecord, Networks, State, failed, publish};
 use crate::error::Error;
 use crate::inner::Inner;
-use crate::model::{ContainerRecord, EndpointSpec, ErrorKind, PortSpec};
-
-/// More descriptors than this go with no message to the shim.
-const MOST_PORTS: usize = 200;
+use crate::model::{ContainerRecord, EndpointSpec, ErrorKind};
 
 /// What a container's shim is handed: its network namespace, then the sockets that keep its ports.
 #[derive(Debug)]
@@ -109,9 +106,8 @@ impl Networks {
             ..Membership::default()
         };
         let mut state = self.state();
-        for (index, (network, spec)) in record.networks.iter().enumerate() {
-            let interface = format!("eth{index}");
-            match self.endpoint(&mut state, &record.id, network, spec, interface) {
+        for (network, spec) in &record.networks {
+            match self.endpoint(&mut state, &membership, network, spec) {
                 Ok(endpoint) => membership.endpoints.push(endpoint),
                 Err(error) => {
                     give_back(&mut state, &membership);
@@ -127,12 +123,11 @@ impl Networks {
 
     pub(super) fn reserve_endpoint(
         &self,
-        container: &str,
+        membership: &Membership,
         network: &str,
         spec: &EndpointSpec,
-        interface: String,
     ) -> Result<EndpointState, Error> {
-        self.endpoint(&mut self.state(), container, network, spec, interface)
+        self.endpoint(&mut self.state(), membership, network, spec)
     }
 
     pub(super) fn return_endpoint(&self, endpoint: &EndpointState) {
@@ -146,17 +141,20 @@ impl Networks {
     fn endpoint(
         &self,
         state: &mut State,
-        container: &str,
+        membership: &Membership,
         network: &str,
         spec: &EndpointSpec,
-        interface: String,
     ) -> Result<EndpointState, Error> {
+        let container = membership.container.as_str();
         let known = state
             .networks
             .values_mut()
             .find(|k| k.record.name == network)
             .ok_or_else(|| Error::not_found(format!("network {network} not found")))?;
         let record = known.record.clone();
+        let options = record.options();
+        let wanted = EndpointOptions::read(&spec.options)?;
+        let interface = interface(membership, wanted.interface, &options.prefix)?;
         let now = Instant::now();
         let mut addresses = Vec::new();
         let mut gateways = Vec::new();
@@ -180,8 +178,12 @@ impl Networks {
                     return Err(Error::caused(ErrorKind::Conflict, what, error));
                 }
             }
-            if !record.internal {
-                gateways.push(subnet.gateway);
+            if !record.leads_nowhere() {
+                gateways.push(match options.is_layer_3() {
+                    true if four => IpAddr::from([0; 4]),
+                    true => IpAddr::from([0; 16]),
+                    false => subnet.gateway,
+                });
             }
         }
         let seed = addresses
@@ -191,13 +193,20 @@ impl Networks {
         Ok(EndpointState {
             endpoint_id: endpoint_id(&record, container),
             bridge: record.bridge.clone(),
-            host_interface: self.instance.veth(&record.id, container),
+            host_interface: match options.driver {
+                Driver::Bridge => self.instance.veth(&record.id, container),
+                Driver::Macvlan | Driver::Ipvlan => String::new(),
+            },
+            above: options.above,
+            isolated: options.driver == Driver::Bridge && !options.icc,
+            sysctls: wanted.sysctls,
             interface,
             // of the address: a neighbour that knows it needs not ask again
-            mac: spec.mac.unwrap_or_else(|| Mac::derived(&seed)),
+            mac: (options.driver != Driver::Ipvlan)
+                .then(|| spec.mac.unwrap_or_else(|| Mac::derived(&seed))),
             addresses,
             gateways,
-            mtu: record.mtu(),
+            mtu: options.mtu,
             aliases: spec.aliases.clone(),
             links: spec.links.clone(),
             gw_priority: spec.gw_priority,
@@ -278,6 +287,26 @@ fn give_back(state: &mut State, membership: &Membership) {
     }
 }
 
+/// What the link is called in the container: as it is asked for, else the first name that is free.
+fn interface(
+    membership: &Membership,
+    wanted: Option<String>,
+    prefix: &str,
+) -> Result<String, Error> {
+    let taken = |name: &str| membership.endpoints.iter().any(|e| e.interface == name);
+    match wanted {
+        Some(name) if name == "lo" || taken(&name) => Err(Error::conflict(format!(
+            "the container has an interface {name} already"
+        ))),
+        Some(name) => Ok(name),
+        None => {
+            let mut names = (0..=membership.endpoints.len()).map(|n| format!("{prefix}{n}"));
+            let free = names.find(|name| !taken(name));
+            free.ok_or_else(|| Error::internal("no name is left for an interface"))
+        }
+    }
+}
+
 /// Derived, as all names here; two runs of one container have the same.
 fn endpoint_id(network: &NetworkRecord, container: &str) -> String {
     let half = |seed: &str| {
@@ -295,7 +324,7 @@ fn link(
     mut membership: Membership,
 ) -> Result<(Sandbox, bool), Error> {
     let networks = &inner.networks;
-    let sockets = publish(networks, record, &mut membership)?;
+    let sockets = publish::reserve(networks, record, &mut membership)?;
     networks.save(&membership)?;
     let namespace = Namespace::create().map_err(failed("make the container's network"))?;
     host::connect(&networks.instance, &namespace, &membership.links())
@@ -324,137 +353,6 @@ fn link(
         membership,
     };
     Ok((sandbox, told))
-}
-
-/// Of the container's networks, the one its ports are published in: that of its gateway.
-fn publish(
-    networks: &Networks,
-    record: &ContainerRecord,
-    membership: &mut Membership,
-) -> Result<Vec<OwnedFd>, Error> {
-    let asked = ports_of(record);
-    let Some(endpoint) = membership.default_endpoint().cloned() else {
-        return Ok(Vec::new());
-    };
-    let binding = networks.find(&endpoint.network_id)?.host_binding();
-    let mut sockets = Vec::new();
-    for port in &asked {
-        let hosts = hosts_of(port, binding)?;
-        let (low, high) = port.host_range()?;
-        let mut refused = None;
-        for wanted in low..=high {
-            match publish_at(networks, port, &hosts, wanted, &endpoint) {
-                Ok((published, kept)) => {
-                    membership.ports.extend(published);
-                    sockets.extend(kept);
-                    refused = None;
-                    break;
-                }
-                Err(error) => refused = Some(error),
-            }
-        }
-        if let Some(error) = refused {
-            return Err(error);
-        }
-    }
-    if sockets.len() > MOST_PORTS {
-        return Err(Error::unsupported(format!(
-            "{} published ports: more than {MOST_PORTS} of one container are not built yet",
-            sockets.len()
-        )));
-    }
-    Ok(sockets)
-}
-
-/// Those that are asked for, and with `-P` all exposed ones.
-fn ports_of(record: &ContainerRecord) -> Vec<PortSpec> {
-    let host = &record.spec.host;
-    let mut all = host.ports.clone();
-    if host.publish_all {
-        let exposed = record.spec.exposed_ports.iter();
-        for port in exposed.filter_map(|p| PortSpec::exposed(p)) {
-            let known = |p: &PortSpec| (p.container, p.protocol) == (port.container, port.protocol);
-            if !all.iter().any(known) {
-                all.push(port);
-            }
-        }
-    }
-    all
-}
-
-fn hosts_of(port: &PortSpec, binding: Option<IpAddr>) -> Result<Vec<IpAddr>, Error> {
-    if !port.host_ip.is_empty() {
-        let address = port.host_ip.trim_start_matches('[').trim_end_matches(']');
-        let address = address
-            .parse()
-            .map_err(|_| Error::invalid(format!("invalid host IP address: {}", port.host_ip)))?;
-        return Ok(vec![address]);
-    }
-    Ok(match binding {
-        Some(address) => vec![address],
-        None => vec![Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()],
-    })
-}
-
-/// One port on all its addresses; `wanted` 0: any that is free on all of them.
-fn publish_at(
-    networks: &Networks,
-    port: &PortSpec,
-    hosts: &[IpAddr],
-    wanted: u16,
-    endpoint: &EndpointState,
-) -> Result<(Vec<Publication>, Vec<OwnedFd>), Error> {
-    let (mut published, mut kept) = (Vec::new(), Vec::new());
-    let mut number = wanted;
-    for host in hosts {
-        // an address of the family is needed to lead to
-        let Some(to) = endpoint.address(host.is_ipv4()) else {
-            continue;
-        };
-        let socket = ports::reserve(port.protocol, *host, number);
-        let socket = socket.map_err(|e| not_had(networks, port, e))?;
-        if let Some((socket, bound)) = socket {
-            kept.push(socket);
-            number = bound;
-        }
-        published.push(Publication {
-            protocol: port.protocol,
-            host: *host,
-            port: number,
-            to: SocketAddr::new(to.address, port.container),
-        });
-    }
-    if published.is_empty() {
-        return Err(Error::invalid(format!(
-            "cannot publish {}/{} at {}: the network {} has no address of that family",
-            port.container, port.protocol, port.host_ip, endpoint.network
-        )));
-    }
-    Ok((published, kept))
-}
-
-/// In Docker's words, with who has it.
-fn not_had(networks: &Networks, port: &PortSpec, error: PortError) -> Error {
-    let PortError::InUse {
-        address, holder, ..
-    } = &error
-    else {
-        return Error::caused(ErrorKind::InvalidArgument, "publish a port", error);
-    };
-    let state = networks.state();
-    let same = |p: &Publication| {
-        (p.port, p.protocol) == (address.port(), port.protocol)
-            && p.host.is_ipv4() == address.is_ipv4()
-    };
-    let mut all = state.attached.values();
-    let container = all.find(|a| a.ports.iter().any(same));
-    let holder = match container {
-        Some(a) => format!("container {}", a.name),
-        None => holder.clone(),
-    };
-    Error::conflict(format!(
-        "Bind for {address} failed: port is already allocated: it is in use by {holder}"
-    ))
 }
 
 /// What containers that live on have; a file without a shim is a start that got no further, or an end
@@ -490,7 +388,7 @@ pub(super) fn take_up(inner: &Inner) -> Result<(), Error> {
 }
 
 impl Networks {
-    fn hold(&self, membership: &Membership) {
+    pub(super) fn hold(&self, membership: &Membership) {
         let mut state = self.state();
         for endpoint in &membership.endpoints {
             let Some(known) = state.networks.get_mut(&endpoint.network_id) else {

@@ -1,6 +1,6 @@
 //! Networks made and removed; containers connected and disconnected.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
@@ -8,8 +8,10 @@ use std::sync::Arc;
 
 use net::{Namespace, Prefix, Table, host, ipam, resolver};
 
+use super::options::{Driver, Options};
 use super::{
-    BRIDGE, EndpointState, Membership, NetworkRecord, PREDEFINED, Subnet, failed, record, watch,
+    BRIDGE, EndpointState, Membership, NetworkRecord, Networks, PREDEFINED, Subnet, failed,
+    options, publish, watch,
 };
 use crate::container::{self, Command};
 use crate::error::Error;
@@ -30,12 +32,13 @@ pub(super) fn set_up(inner: &Inner) -> Result<(), Error> {
         std::fs::create_dir_all(dir).map_err(Error::io(format!("make {}", dir.display())))?;
     }
     let marker = networks.dir.join(ROUTER);
-    if host::forward().map_err(failed("have the host forward packets"))? {
+    let forwards = networks.settings.leave_forwarding;
+    if !forwards && host::forward().map_err(failed("have the host forward packets"))? {
         std::fs::write(&marker, "").map_err(Error::io("note that forwarding was off"))?;
     }
     let table = Table::new(&networks.instance.table(), marker.exists());
     drop(networks.table.set(table));
-    if let Some(bridge) = &networks.default {
+    if let Some(bridge) = &networks.settings.bridge {
         default_network(inner, bridge)?;
     }
     put_bridges(inner)?;
@@ -76,12 +79,11 @@ fn put_bridges(inner: &Inner) -> Result<(), Error> {
     let state = networks.state();
     let records: Vec<_> = state.networks.values().map(|k| k.record.clone()).collect();
     drop(state);
-    if records.iter().any(|r| r.ipv6) {
+    if records.iter().any(|r| r.ipv6) && !networks.settings.leave_forwarding {
         host::forward6().map_err(failed("have the host forward IPv6"))?;
     }
     for record in records {
-        if let Err(error) = host::put_bridges(&[record.link(&networks.instance)]) {
-            let error = failed::<net::HostError>("set up the network's bridge")(error);
+        if let Err(error) = put_interface(networks, &record) {
             if record.name == BRIDGE {
                 networks.state().networks.remove(&record.id);
                 return Err(error);
@@ -92,34 +94,63 @@ fn put_bridges(inner: &Inner) -> Result<(), Error> {
     Ok(())
 }
 
-/// The default network is a record as any other: it keeps its subnet.
-fn default_network(inner: &Inner, bridge: &str) -> Result<(), Error> {
-    let networks = &inner.networks;
-    let have = networks.find(BRIDGE).ok();
-    if have.as_ref().is_some_and(|r| r.bridge == bridge) {
-        return Ok(());
-    }
-    let record = match have {
-        Some(have) => NetworkRecord {
-            bridge: bridge.to_owned(),
-            ..(*have).clone()
-        },
-        None => {
-            let spec = NetworkSpec {
-                name: BRIDGE.to_owned(),
-                options: [(
-                    "com.docker.network.bridge.name".to_owned(),
-                    bridge.to_owned(),
-                )]
-                .into(),
-                ..NetworkSpec::default()
-            };
-            let subnets = subnets(inner, &spec, "")?;
-            NetworkRecord::new(names::new_id(), &spec, subnets)
+/// The network's bridge, or what it is above.
+fn put_interface(networks: &Networks, record: &NetworkRecord) -> Result<(), Error> {
+    let made = match record.driver() {
+        Driver::Bridge => host::put_bridges(&[record.link(&networks.instance)]),
+        Driver::Macvlan | Driver::Ipvlan => {
+            let dummy = record.is_above_nothing();
+            host::put_base(&networks.instance, &record.bridge, dummy)
         }
     };
+    made.map_err(failed("make the network's interface"))
+}
+
+/// The default network is a record as any other: it keeps its subnet, unless the operator names
+/// another and nobody is in it.
+fn default_network(inner: &Inner, bridge: &str) -> Result<(), Error> {
+    let networks = &inner.networks;
+    let settings = &networks.settings;
+    settings.check()?;
+    let mut options = settings.options.clone();
+    options.insert(options::BRIDGE_NAME.to_owned(), bridge.to_owned());
+    let spec = NetworkSpec {
+        name: BRIDGE.to_owned(),
+        ipv6: settings.ipv6,
+        options,
+        ..NetworkSpec::default()
+    };
+    let have = networks.find(BRIDGE).ok();
+    let id = have.as_ref().map_or_else(names::new_id, |r| r.id.clone());
+    let mut wanted: Vec<Subnet> = [true, spec.ipv6]
+        .iter()
+        .zip([true, false])
+        .filter(|(on, _)| **on)
+        .filter_map(|(_, four)| {
+            let kept = |s: &&Subnet| s.gateway.is_ipv4() == four;
+            let old = have.iter().flat_map(|r| &r.subnets).find(kept);
+            settings.subnet(four).or_else(|| old.cloned())
+        })
+        .collect();
+    for subnet in &wanted {
+        refuse_overlap(inner, subnet.subnet, &id)?;
+    }
+    complete(inner, &mut wanted, spec.ipv6, &settings.default_pools(), &id)?;
+    let read = Options::read(Driver::Bridge, &spec.options)?;
+    let mut record = NetworkRecord::new(id, &spec, &read, wanted);
+    if let Some(have) = have {
+        record.created.clone_from(&have.created);
+        if networks.is_used(&have.id) && record.subnets != have.subnets {
+            tracing::warn!("containers run in the default network: it keeps its subnets until they end and the engine starts again");
+            record.subnets.clone_from(&have.subnets);
+            record.ipv6 = have.ipv6;
+        }
+        if record == *have {
+            return Ok(());
+        }
+    }
     save(inner, &record)?;
-    networks.know(record);
+    networks.know_again(record);
     Ok(())
 }
 
@@ -138,62 +169,98 @@ fn save(inner: &Inner, record: &NetworkRecord) -> Result<(), Error> {
 
 /// Those that are asked for, the rest from the pool: what overlaps no other network and no route.
 fn subnets(inner: &Inner, spec: &NetworkSpec, id: &str) -> Result<Vec<Subnet>, Error> {
-    let networks = &inner.networks;
-    let mut out = Vec::new();
+    let mut out: Vec<Subnet> = Vec::new();
     for asked in &spec.subnets {
         let subnet = asked.subnet.network();
         if subnet.bits() - subnet.length < 2 {
             return Err(Error::invalid(format!("the subnet {subnet} has no room")));
         }
         let inside = |a: IpAddr| subnet.contains(a);
-        if asked.gateway.is_some_and(|g| !inside(g)) {
-            let text = format!("no matching subnet for gateway in {subnet}");
-            return Err(Error::invalid(text));
+        for (what, outside) in [
+            ("gateway", asked.gateway.is_some_and(|g| !inside(g))),
+            ("range", asked.range.is_some_and(|r| !inside(r.address))),
+            (
+                "auxiliary address",
+                asked.auxiliary.values().any(|a| !inside(*a)),
+            ),
+        ] {
+            if outside {
+                let text = format!("no matching subnet for {what} in {subnet}");
+                return Err(Error::invalid(text));
+            }
         }
-        if asked.range.is_some_and(|r| !inside(r.address)) {
+        if out.iter().any(|s| s.subnet.overlaps(&subnet)) {
             return Err(Error::invalid(format!(
-                "no matching subnet for range in {subnet}"
+                "the subnet {subnet} is named twice"
             )));
         }
-        if let Some(other) = overlapping(inner, subnet) {
-            return Err(Error::new(
-                ErrorKind::Forbidden,
-                format!(
-                    "Pool overlaps with other one on this address space: {subnet} with that of network {other}"
-                ),
-            ));
-        }
+        refuse_overlap(inner, subnet, id)?;
+        let gateway = asked.gateway.or(asked.range.map(|r| first(r.network())));
         out.push(Subnet {
-            subnet,
             range: asked.range,
-            gateway: asked.gateway.unwrap_or_else(|| first(subnet)),
+            gateway: gateway.unwrap_or_else(|| first(subnet)),
+            auxiliary: asked.auxiliary.clone(),
+            ..own(subnet)
         });
     }
+    complete(
+        inner,
+        &mut out,
+        spec.ipv6,
+        &inner.networks.settings.pools(),
+        id,
+    )?;
+    Ok(out)
+}
+
+/// A subnet of each family that is wanted.
+fn complete(
+    inner: &Inner,
+    out: &mut Vec<Subnet>,
+    ipv6: bool,
+    pools: &[ipam::Pool],
+    id: &str,
+) -> Result<(), Error> {
+    let networks = &inner.networks;
     let lacks = |out: &[Subnet], four: bool| !out.iter().any(|s| s.gateway.is_ipv4() == four);
-    if lacks(&out, true) {
-        let socket = net::socket::Socket::route().map_err(failed("look at the host's routes"))?;
-        let ours = host::ours(&socket, &networks.instance);
-        let ours = ours.map_err(failed("look at the host's links"))?;
-        let ours: Vec<u32> = ours.iter().map(|l| l.index).collect();
-        let mut taken = socket
-            .routed(&ours)
-            .map_err(failed("look at the host's routes"))?;
+    let of = |four: bool| {
+        let pools = pools.iter().filter(move |p| p.base.address.is_ipv4() == four);
+        pools.copied().collect::<Vec<_>>()
+    };
+    for four in [true, false] {
+        let pools = of(four);
+        if !lacks(out, four) || (!four && !ipv6) {
+            continue;
+        }
+        if !four && pools.is_empty() {
+            out.push(own(ipam::unique_local(id)));
+            continue;
+        }
+        let mut taken = routed(networks)?;
         let state = networks.state();
         let known = state.networks.values().flat_map(|k| &k.record.subnets);
         taken.extend(known.map(|s| s.subnet));
         drop(state);
-        let subnet = ipam::free_subnet(&ipam::default_pools(), &taken).ok_or_else(|| {
+        let subnet = ipam::free_subnet(&pools, &taken).ok_or_else(|| {
             Error::conflict(
-                "no subnet is free that the host has no route into: name one (--subnet)",
+                "no subnet is free that the host has no route into: name one (--subnet), or give the engine more (--default-address-pool)",
             )
         })?;
         out.push(own(subnet));
     }
-    if spec.ipv6 && lacks(&out, false) {
-        out.push(own(ipam::unique_local(id)));
-    }
     out.sort_by_key(|s| s.gateway.is_ipv6());
-    Ok(out)
+    Ok(())
+}
+
+/// Where the host has routes into that are not ours.
+pub(super) fn routed(networks: &Networks) -> Result<Vec<Prefix>, Error> {
+    let socket = net::socket::Socket::route().map_err(failed("look at the host's routes"))?;
+    let ours = host::ours(&socket, &networks.instance);
+    let ours = ours.map_err(failed("look at the host's links"))?;
+    let ours: Vec<u32> = ours.iter().map(|l| l.index).collect();
+    socket
+        .routed(&ours)
+        .map_err(failed("look at the host's routes"))
 }
 
 fn own(subnet: Prefix) -> Subnet {
@@ -201,26 +268,52 @@ fn own(subnet: Prefix) -> Subnet {
         subnet,
         range: None,
         gateway: first(subnet),
+        host: None,
+        auxiliary: BTreeMap::new(),
     }
 }
 
-fn first(subnet: Prefix) -> IpAddr {
+pub(super) fn first(subnet: Prefix) -> IpAddr {
     match subnet.network().address {
         IpAddr::V4(a) => IpAddr::V4((u32::from(a) + 1).into()),
         IpAddr::V6(a) => IpAddr::V6((u128::from(a) + 1).into()),
     }
 }
 
-fn overlapping(inner: &Inner, subnet: Prefix) -> Option<String> {
+fn refuse_overlap(inner: &Inner, subnet: Prefix, but: &str) -> Result<(), Error> {
     let state = inner.networks.state();
-    let mut all = state.networks.values();
-    all.find(|k| k.record.subnets.iter().any(|s| s.subnet.overlaps(&subnet)))
-        .map(|k| k.record.name.clone())
+    let mut all = state.networks.values().map(|k| &k.record);
+    let other = all
+        .find(|r| r.id != but && r.subnets.iter().any(|s| s.subnet.overlaps(&subnet)))
+        .map(|r| r.name.clone());
+    match other {
+        None => Ok(()),
+        Some(other) => Err(Error::new(
+            ErrorKind::Forbidden,
+            format!(
+                "Pool overlaps with other one on this address space: {subnet} with that of network {other}"
+            ),
+        )),
+    }
 }
 
 pub(crate) async fn create(engine: &Arc<Inner>, spec: NetworkSpec) -> Result<String, Error> {
     names::check("network", &spec.name)?;
-    record::check_options(&spec.options)?;
+    let driver = Driver::named(&spec.driver).ok_or_else(|| {
+        Error::unsupported(format!(
+            "there is no network driver {}: bridge, macvlan and ipvlan are built in",
+            spec.driver
+        ))
+    })?;
+    let mut spec = spec;
+    if driver == Driver::Bridge {
+        for (key, value) in &engine.networks.settings.new_options {
+            let own = spec.options.entry(key.clone());
+            own.or_insert_with(|| value.clone());
+        }
+    }
+    let options = Options::read(driver, &spec.options)?;
+    options.check(spec.internal)?;
     if PREDEFINED.contains(&spec.name.as_str()) {
         return Err(Error::new(
             ErrorKind::Forbidden,
@@ -242,7 +335,9 @@ pub(crate) async fn create(engine: &Arc<Inner>, spec: NetworkSpec) -> Result<Str
         )));
     }
     let made = engine
-        .blocking("make the network", move |inner| make(inner, &spec))
+        .blocking("make the network", move |inner| {
+            make(inner, &spec, &options)
+        })
         .await;
     drop(turn);
     let (record, first) = made?;
@@ -255,14 +350,18 @@ pub(crate) async fn create(engine: &Arc<Inner>, spec: NetworkSpec) -> Result<Str
 }
 
 /// Row, then bridge, then table: what is cut short is made whole, or removed, at the next start.
-fn make(inner: &Inner, spec: &NetworkSpec) -> Result<(NetworkRecord, bool), Error> {
+fn make(
+    inner: &Inner,
+    spec: &NetworkSpec,
+    options: &Options,
+) -> Result<(NetworkRecord, bool), Error> {
     let networks = &inner.networks;
     let first = networks.table.get().is_none();
     if first {
         set_up(inner)?;
     }
     let id = names::new_id();
-    let record = NetworkRecord::new(id.clone(), spec, subnets(inner, spec, &id)?);
+    let record = NetworkRecord::new(id.clone(), spec, options, subnets(inner, spec, &id)?);
     let taken = networks
         .state()
         .networks
@@ -276,14 +375,13 @@ fn make(inner: &Inner, spec: &NetworkSpec) -> Result<(NetworkRecord, bool), Erro
     save(inner, &record)?;
     networks.know(record.clone());
     let made = || {
-        if record.ipv6 {
+        if record.ipv6 && !networks.settings.leave_forwarding {
             host::forward6().map_err(failed("have the host forward IPv6"))?;
         }
-        host::put_bridges(&[record.link(&networks.instance)])
-            .map_err(failed("make the network's bridge"))?;
+        put_interface(networks, &record)?;
         let table = networks.table()?;
         table
-            .add(&record.segment().elements())
+            .add(&record.elements())
             .or_else(|_| networks.replace_table())
     };
     if let Err(error) = made() {
@@ -448,7 +546,8 @@ pub(crate) fn name_server(
     Ok((inner.networks.names_file(membership), sockets))
 }
 
-/// Of a running container: another link into its namespace. On an error nothing of the link is left,
+/// Of a running container: another link into its namespace; answers what keeps ports that it had not
+/// had before, for its shim to hold. On an error nothing of the link is left,
 /// or all of it, where those who are told of it could not be: for the caller to take back.
 pub(crate) fn plug(
     inner: &Inner,
@@ -456,7 +555,7 @@ pub(crate) fn plug(
     pid: i32,
     network: &str,
     spec: &EndpointSpec,
-) -> Result<(), Error> {
+) -> Result<Vec<OwnedFd>, Error> {
     let networks = &inner.networks;
     let container = record.id.as_str();
     let before = networks.membership(container).ok_or_else(|| {
@@ -465,31 +564,41 @@ pub(crate) fn plug(
         )
     })?;
     let mut membership = (*before).clone();
-    let taken: BTreeSet<&str> = membership
-        .endpoints
-        .iter()
-        .map(|e| e.interface.as_str())
-        .collect();
-    let free = (0..=taken.len()).map(|n| format!("eth{n}"));
-    let interface = free.into_iter().find(|n| !taken.contains(n.as_str()));
-    let endpoint =
-        networks.reserve_endpoint(container, network, spec, interface.unwrap_or_default())?;
+    let endpoint = networks.reserve_endpoint(&before, network, spec)?;
     membership.endpoints.push(endpoint.clone());
-    let made = || {
+    let mut made = || {
+        let sockets = publish::reserve(networks, record, &mut membership)?;
         let namespace =
             Namespace::of_process(pid).map_err(failed("enter the container's network"))?;
         networks.save(&membership)?;
         host::connect(&networks.instance, &namespace, &[endpoint.link(false)])
             .map_err(failed("link the container to the network"))?;
-        route(&namespace, &membership)
+        let routed = route(&namespace, &membership);
+        if routed.is_err() {
+            drop(host::disconnect(&namespace, &endpoint.link(false)));
+        }
+        routed.map(|()| sockets)
     };
-    if let Err(error) = made() {
-        networks.return_endpoint(&endpoint);
-        drop(host::remove_link(&endpoint.host_interface));
-        drop(networks.save(&before));
-        return Err(error);
+    match made() {
+        Ok(sockets) => now_in(inner, record, &before, membership).map(|()| sockets),
+        Err(error) => {
+            networks.return_endpoint(&endpoint);
+            drop(networks.save(&before));
+            Err(error)
+        }
     }
-    now_in(inner, record, &before, membership)
+}
+
+/// Has the table lead to a container's ports where they are now, after a change of its networks.
+pub(crate) async fn ports_moved(engine: &Arc<Inner>) -> Result<(), Error> {
+    let turn = engine.networks.turn.lock().await;
+    let done = engine
+        .blocking("move the container's ports", |inner| {
+            inner.networks.replace_table()
+        })
+        .await;
+    drop(turn);
+    done
 }
 
 /// What follows from other networks of a running container: who is told its names, and its own files.
@@ -519,8 +628,8 @@ fn etc_changed(
     after: &Membership,
 ) -> Result<(), Error> {
     let paths = container::paths(inner, record);
-    let gateway = inner.networks.host_gateway();
-    let texts = |m: &Membership| etc::texts(&record.spec, &m.hostname, Some(m), gateway);
+    let networks = &inner.networks;
+    let texts = |m: &Membership| etc::texts(&record.spec, &m.hostname, Some(m), networks);
     let (old, new) = (texts(before)?, texts(after)?);
     for ((path, old), new) in [paths.hosts, paths.resolv_conf].iter().zip(&old).zip(&new) {
         let untouched = std::fs::read_to_string(path).is_ok_and(|now| now == *old);
@@ -556,20 +665,13 @@ pub(crate) fn unplug(
     let Some(endpoint) = out.into_iter().next() else {
         return Ok(());
     };
-    let leads_here = membership
-        .ports
-        .iter()
-        .any(|p| endpoint.addresses.iter().any(|a| a.address == p.to.ip()));
-    if leads_here {
-        return Err(Error::unsupported(format!(
-            "disconnecting {network}, to which this container's published ports lead, is not built yet: stop the container first"
-        )));
-    }
     membership.endpoints = stay;
-    host::remove_link(&endpoint.host_interface).map_err(failed("remove the link"))?;
-    networks.save(&membership)?;
-    networks.return_endpoint(&endpoint);
+    publish::lead(networks, record, &mut membership);
     let namespace = Namespace::of_process(pid).map_err(failed("enter the container's network"))?;
+    // a link that no file knows is removed at the next start; a file that tells of no link stays
+    networks.save(&membership)?;
+    host::disconnect(&namespace, &endpoint.link(false)).map_err(failed("remove the link"))?;
+    networks.return_endpoint(&endpoint);
     let routed = route(&namespace, &membership);
     now_in(inner, record, &have, membership)?;
     routed

@@ -18,7 +18,10 @@
 mod attach;
 mod change;
 mod names;
+mod options;
+mod publish;
 mod record;
+mod settings;
 mod watch;
 
 use std::collections::BTreeMap;
@@ -27,12 +30,16 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use arc_swap::ArcSwap;
 use net::ipam::Addresses;
-use net::{Element, Instance, Publication, Segment, Table};
+use net::{Element, Instance, Publication, Table};
 
 pub(crate) use attach::{Sandbox, attach, detach};
-pub(crate) use change::{connect, create, disconnect, name_server, plug, prune, remove, unplug};
+pub(crate) use change::{
+    connect, create, disconnect, name_server, plug, ports_moved, prune, remove, unplug,
+};
 pub(crate) use record::{BRIDGE, PREDEFINED};
+pub(crate) use options::EndpointOptions;
 pub use record::{EndpointState, Membership, NetworkRecord, Subnet};
+pub use settings::NetworkSettings;
 
 use crate::error::Error;
 use crate::inner::Inner;
@@ -45,8 +52,7 @@ pub(crate) struct Networks {
     names_dir: PathBuf,
     /// Writers of names take turns.
     names_turn: Mutex<()>,
-    /// Interface of the default network; absent: there is none.
-    default: Option<String>,
+    pub(crate) settings: NetworkSettings,
     /// Why there is no default network although there should be.
     broken: OnceLock<String>,
     table: OnceLock<Table>,
@@ -79,13 +85,13 @@ pub struct NetworkView {
 }
 
 impl Networks {
-    pub(crate) fn new(exec_root: &std::path::Path, default: Option<String>) -> Self {
+    pub(crate) fn new(exec_root: &std::path::Path, settings: NetworkSettings) -> Self {
         Self {
             instance: Instance::new(&exec_root.to_string_lossy()),
             dir: exec_root.join("networks"),
             names_dir: exec_root.join("names"),
             names_turn: Mutex::default(),
-            default,
+            settings,
             broken: OnceLock::new(),
             table: OnceLock::new(),
             state: Mutex::default(),
@@ -143,7 +149,7 @@ impl Networks {
     /// why there is no default network, where one was meant to be.
     pub(crate) fn of_mode(&self, mode: &NetworkMode) -> Result<Option<Arc<NetworkRecord>>, Error> {
         match mode {
-            NetworkMode::Default if self.default.is_none() => Ok(None),
+            NetworkMode::Default if self.settings.bridge.is_none() => Ok(None),
             NetworkMode::Default => self.find(BRIDGE).map(Some).map_err(|_| self.why_none()),
             NetworkMode::Named(name) if name == BRIDGE => {
                 self.find(BRIDGE).map(Some).map_err(|_| self.why_none())
@@ -159,20 +165,25 @@ impl Networks {
     }
 
     pub(crate) fn has_default(&self) -> bool {
-        self.default.is_some() && self.broken.get().is_none()
+        self.settings.bridge.is_some() && self.broken.get().is_none()
     }
 
     /// What `host-gateway` means: the host's address in the default network.
-    pub(crate) fn host_gateway(&self) -> Option<std::net::IpAddr> {
-        let record = self.find(BRIDGE).ok()?;
-        record.subnets.first().map(|s| s.gateway)
+    pub(crate) fn host_gateway(&self) -> Vec<std::net::IpAddr> {
+        let set = &self.settings.host_gateway;
+        if !set.is_empty() {
+            return set.clone();
+        }
+        let record = self.find(BRIDGE).ok();
+        let subnets = record.iter().flat_map(|r| &r.subnets);
+        subnets.map(Subnet::host).collect()
     }
 
     /// All that should be in the table.
     fn elements(&self) -> Vec<Element> {
         let state = self.state();
-        let segments = state.networks.values().map(|k| k.record.segment());
-        let mut all: Vec<Element> = segments.flat_map(|s| Segment::elements(&s)).collect();
+        let records = state.networks.values().map(|k| &k.record);
+        let mut all: Vec<Element> = records.flat_map(|r| r.elements()).collect();
         let ports = state.attached.values().flat_map(|a| &a.ports);
         all.extend(ports.flat_map(Publication::elements));
         all
@@ -239,7 +250,7 @@ fn take_up(inner: &Inner) -> Result<(), Error> {
     }
     attach::take_up(inner)?;
     networks.restore_names()?;
-    let without = networks.default.is_none() && networks.state().networks.is_empty();
+    let without = networks.settings.bridge.is_none() && networks.state().networks.is_empty();
     if without {
         // nothing of this host is touched; what an earlier run with networks left goes
         if inner.networks.dir.exists() {
@@ -251,6 +262,26 @@ fn take_up(inner: &Inner) -> Result<(), Error> {
 }
 
 impl Networks {
+    /// Whether containers are in it.
+    fn is_used(&self, id: &str) -> bool {
+        let state = self.state();
+        let mut all = state.attached.values().flat_map(|a| &a.endpoints);
+        all.any(|e| e.network_id == id)
+    }
+
+    /// As [`Networks::know`], of one whose record has changed: its members stay.
+    fn know_again(&self, record: NetworkRecord) {
+        let id = record.id.clone();
+        self.know(record);
+        let state = self.state();
+        let in_it = |a: &&Arc<Membership>| a.endpoints.iter().any(|e| e.network_id == id);
+        let members: Vec<_> = state.attached.values().filter(in_it).cloned().collect();
+        drop(state);
+        for member in members {
+            self.hold(&member);
+        }
+    }
+
     fn know(&self, record: NetworkRecord) {
         let known = Known {
             pools: record.pools(),

@@ -89,7 +89,8 @@ impl Networks {
         if !membership.has_names() && !file.exists() {
             return Ok(());
         }
-        put(&file, &config(membership, &record.spec.host).text())?;
+        let host = self.settings.with_dns(&record.spec.host);
+        put(&file, &config(membership, &host).text())?;
         self.write_zones(&membership.endpoints)
     }
 

@@ -4,31 +4,38 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use net::ipam::Addresses;
-use net::{Bridge, Endpoint, Instance, Mac, Prefix, Publication, Segment};
+use net::{
+    Above, Bridge, Element, Endpoint, Instance, Joint, Mac, Prefix, Protocol, Publication, Segment,
+    Ways,
+};
 use serde::{Deserialize, Serialize};
 
-use crate::error::Error;
+use super::options::{Driver, Options};
 use crate::views::NetworkSpec;
 
 pub(crate) const BRIDGE: &str = "bridge";
 /// Names that are not for users' networks.
 pub(crate) const PREDEFINED: [&str; 3] = [BRIDGE, "host", "none"];
 
-const NAME: &str = "com.docker.network.bridge.name";
-const ICC: &str = "com.docker.network.bridge.enable_icc";
-const MASQUERADE: &str = "com.docker.network.bridge.enable_ip_masquerade";
-const HOST_BINDING: &str = "com.docker.network.bridge.host_binding_ipv4";
-const MTU: &str = "com.docker.network.driver.mtu";
-/// What dockerd's own default network carries.
-const DEFAULT_BRIDGE: &str = "com.docker.network.bridge.default_bridge";
-
-/// A subnet with its gateway, which is the host's address in it.
+/// A subnet with its gateway.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Subnet {
     pub subnet: Prefix,
     #[serde(default)]
     pub range: Option<Prefix>,
     pub gateway: IpAddr,
+    /// The host's address in it, where that is not the gateway.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<IpAddr>,
+    /// Addresses that are others', by what they are called.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub auxiliary: BTreeMap<String, IpAddr>,
+}
+
+impl Subnet {
+    pub(super) fn host(&self) -> IpAddr {
+        self.host.unwrap_or(self.gateway)
+    }
 }
 
 /// The durable record of a network.
@@ -39,7 +46,7 @@ pub struct NetworkRecord {
     /// RFC 3339.
     pub created: String,
     pub driver: String,
-    /// The interface on the host.
+    /// The interface on the host: its bridge, or what it is above.
     pub bridge: String,
     #[serde(default)]
     pub internal: bool,
@@ -54,46 +61,23 @@ pub struct NetworkRecord {
     pub labels: BTreeMap<String, String>,
 }
 
-fn is_on(options: &BTreeMap<String, String>, key: &str) -> bool {
-    options.get(key).is_none_or(|v| v == "true" || v == "1")
-}
-
-/// Options by name; what is not known is refused, never ignored.
-pub(crate) fn check_options(options: &BTreeMap<String, String>) -> Result<(), Error> {
-    for (key, value) in options {
-        let fine = match key.as_str() {
-            NAME => !value.is_empty() && value.len() <= 15 && !value.contains(['/', ' ']),
-            ICC | MASQUERADE | DEFAULT_BRIDGE => {
-                matches!(value.as_str(), "true" | "false" | "1" | "0")
-            }
-            MTU => value
-                .parse::<u32>()
-                .is_ok_and(|m| (68..=65535).contains(&m)),
-            HOST_BINDING => value.parse::<std::net::Ipv4Addr>().is_ok(),
-            _ => {
-                return Err(Error::unsupported(format!(
-                    "the network option {key} is not built yet"
-                )));
-            }
-        };
-        if !fine {
-            return Err(Error::invalid(format!(
-                "invalid value for the network option {key}: {value}"
-            )));
-        }
-    }
-    Ok(())
-}
-
 impl NetworkRecord {
-    pub(crate) fn new(id: String, spec: &NetworkSpec, subnets: Vec<Subnet>) -> Self {
-        let bridge = spec.options.get(NAME).cloned();
+    pub(crate) fn new(
+        id: String,
+        spec: &NetworkSpec,
+        options: &Options,
+        subnets: Vec<Subnet>,
+    ) -> Self {
+        let named = options.interface.clone();
         Self {
-            bridge: bridge.unwrap_or_else(|| net::names::bridge(&id)),
+            bridge: named.unwrap_or_else(|| match options.driver {
+                Driver::Bridge => net::names::bridge(&id),
+                Driver::Macvlan | Driver::Ipvlan => net::names::dummy(&id),
+            }),
             id,
             name: spec.name.clone(),
             created: crate::inner::now(),
-            driver: BRIDGE.to_owned(),
+            driver: options.driver.name().to_owned(),
             internal: spec.internal,
             attachable: spec.attachable,
             ipv6: spec.ipv6,
@@ -103,46 +87,70 @@ impl NetworkRecord {
         }
     }
 
-    pub(crate) fn mtu(&self) -> u32 {
-        self.options
-            .get(MTU)
-            .and_then(|m| m.parse().ok())
-            .unwrap_or(0)
+    pub(crate) fn driver(&self) -> Driver {
+        Driver::named(&self.driver).unwrap_or_default()
     }
 
-    /// Where ports are published that name no address.
-    pub(crate) fn host_binding(&self) -> Option<IpAddr> {
-        let address: IpAddr = self.options.get(HOST_BINDING)?.parse().ok()?;
-        (!address.is_unspecified()).then_some(address)
+    /// They were checked when the network was made.
+    pub(crate) fn options(&self) -> Options {
+        Options::read(self.driver(), &self.options).unwrap_or_default()
     }
 
+    /// Whether what it is above leads nowhere: an interface that was made for it.
+    pub(crate) fn is_above_nothing(&self) -> bool {
+        self.driver() != Driver::Bridge && self.options().interface.is_none()
+    }
+
+    /// Whether the way out of it is no member's.
+    pub(crate) fn leads_nowhere(&self) -> bool {
+        self.internal || self.is_above_nothing()
+    }
+
+    /// Of the driver `bridge`.
     pub(crate) fn link(&self, instance: &Instance) -> Bridge {
+        let options = self.options();
         let address = |s: &Subnet| Prefix {
-            address: s.gateway,
+            address: s.host(),
             length: s.subnet.length,
         };
+        let has = |s: &&Subnet| options.has_gateway(s.gateway.is_ipv4());
         Bridge {
             name: self.bridge.clone(),
             mac: Mac::derived(&self.id),
             group: instance.group(),
-            mtu: self.mtu(),
-            addresses: self.subnets.iter().map(address).collect(),
+            mtu: options.mtu,
+            addresses: self.subnets.iter().filter(has).map(address).collect(),
         }
     }
 
-    pub(crate) fn segment(&self) -> Segment {
-        let masquerade = !self.internal && is_on(&self.options, MASQUERADE);
-        Segment {
+    /// What it means to the table; absent: nothing.
+    pub(crate) fn segment(&self) -> Option<Segment> {
+        let options = self.options();
+        let ways = |on: bool, four: bool| match on {
+            true => options.ways(four),
+            false => Ways::default(),
+        };
+        (options.driver == Driver::Bridge).then(|| Segment {
             bridge: self.bridge.clone(),
             internal: self.internal,
-            icc: is_on(&self.options, ICC),
-            masquerade4: masquerade,
-            masquerade6: masquerade && self.ipv6,
-        }
+            icc: options.icc,
+            four: ways(!self.internal, true),
+            six: ways(!self.internal && self.ipv6, false),
+        })
+    }
+
+    pub(crate) fn elements(&self) -> Vec<Element> {
+        self.segment().iter().flat_map(Segment::elements).collect()
     }
 
     pub(crate) fn pools(&self) -> Vec<Addresses> {
-        let pool = |s: &Subnet| Addresses::new(s.subnet, s.range, Some(s.gateway));
+        let pool = |s: &Subnet| {
+            let mut pool = Addresses::new(s.subnet, s.range, Some(s.gateway));
+            for address in s.host.iter().chain(s.auxiliary.values()) {
+                pool.reserve(*address);
+            }
+            pool
+        };
         self.subnets.iter().map(pool).collect()
     }
 }
@@ -153,13 +161,25 @@ pub struct EndpointState {
     pub network_id: String,
     pub network: String,
     pub endpoint_id: String,
+    /// The interface on the host: its bridge, or what it is above.
     pub bridge: String,
-    /// The host's end of the pair.
+    /// The host's end of the pair; empty where there is none.
     pub host_interface: String,
+    /// Absent: it is a port of the bridge.
+    #[serde(default)]
+    pub above: Option<Above>,
+    /// Other members are not reached through the bridge.
+    #[serde(default)]
+    pub isolated: bool,
+    #[serde(default)]
+    pub sysctls: Vec<(String, String)>,
     /// In the container.
     pub interface: String,
-    pub mac: Mac,
+    /// Absent: that of the interface below.
+    #[serde(default)]
+    pub mac: Option<Mac>,
     pub addresses: Vec<Prefix>,
+    /// Unspecified: by the link itself.
     pub gateways: Vec<IpAddr>,
     #[serde(default)]
     pub mtu: u32,
@@ -181,17 +201,28 @@ impl EndpointState {
 
     #[must_use]
     pub fn gateway(&self, four: bool) -> Option<IpAddr> {
-        self.gateways.iter().copied().find(|g| g.is_ipv4() == four)
+        let mut all = self.gateways.iter().copied();
+        all.find(|g| g.is_ipv4() == four && !g.is_unspecified())
     }
 
     pub(crate) fn link(&self, is_default: bool) -> Endpoint {
         Endpoint {
-            bridge: self.bridge.clone(),
-            host: self.host_interface.clone(),
+            joint: match self.above {
+                Some(how) => Joint::Above {
+                    parent: self.bridge.clone(),
+                    how,
+                },
+                None => Joint::Port {
+                    bridge: self.bridge.clone(),
+                    host: self.host_interface.clone(),
+                    isolated: self.isolated,
+                },
+            },
             name: self.interface.clone(),
             mac: self.mac,
             mtu: self.mtu,
             addresses: self.addresses.clone(),
+            sysctls: self.sysctls.clone(),
             gateways: if is_default {
                 self.gateways.clone()
             } else {
@@ -199,6 +230,16 @@ impl EndpointState {
             },
         }
     }
+}
+
+/// A port of the host that a container has, whatever its networks are: its shim holds the socket.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kept {
+    pub protocol: Protocol,
+    pub host: IpAddr,
+    pub port: u16,
+    /// Of the container.
+    pub to: u16,
 }
 
 /// A container in its networks, while it runs. Written to the exec root before its first packet: an
@@ -214,8 +255,11 @@ pub struct Membership {
     pub run: u64,
     #[serde(default)]
     pub endpoints: Vec<EndpointState>,
+    /// Where its published ports lead, in its networks as they are.
     #[serde(default)]
     pub ports: Vec<Publication>,
+    #[serde(default)]
+    pub kept: Vec<Kept>,
 }
 
 impl Membership {
@@ -229,6 +273,17 @@ impl Membership {
     pub fn default_endpoint(&self) -> Option<&EndpointState> {
         let leads = self.endpoints.iter().filter(|e| !e.gateways.is_empty());
         leads.min_by_key(|e| (std::cmp::Reverse(e.gw_priority), e.network.clone()))
+    }
+
+    /// The one that its ports are published in: that of its gateway, or the first that has such.
+    pub(crate) fn publishing(&self) -> Option<&EndpointState> {
+        let can = |e: &&EndpointState| e.above.is_none() && !e.gateways.is_empty();
+        let all = self.endpoints.iter();
+        self.default_endpoint().filter(can).or_else(|| {
+            let mut all: Vec<_> = all.filter(can).collect();
+            all.sort_by_key(|e| &e.network);
+            all.first().copied()
+        })
     }
 
     /// Its own in all its networks.

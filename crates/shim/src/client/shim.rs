@@ -343,6 +343,16 @@ impl Shim {
         self.ask(w, &fds, "serve names", None).await.map(drop)
     }
 
+    /// Has the shim keep these open for as long as the container runs.
+    ///
+    /// # Errors
+    /// See [`ShimError`]; refused (`ENOSYS`) by a shim of a version that does not know of it.
+    pub async fn hold(&self, what: &[OwnedFd]) -> Result<(), ShimError> {
+        let fds: Vec<_> = what.iter().map(AsFd::as_fd).collect();
+        let w = self.request(kind::HOLD);
+        self.ask(w, &fds, "keep descriptors", None).await.map(drop)
+    }
+
     /// Whether the container's questions for names are answered.
     ///
     /// # Errors

@@ -214,6 +214,7 @@ pub(crate) fn endpoint(e: &EndpointSettings) -> Result<EndpointSpec, Failure> {
         aliases: e.aliases.clone().unwrap_or_default(),
         links: e.links.clone().unwrap_or_default(),
         gw_priority: e.gw_priority,
+        options: e.driver_opts.clone().unwrap_or_default(),
     })
 }
 

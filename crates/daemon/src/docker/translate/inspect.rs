@@ -248,6 +248,7 @@ fn asked_for(spec: &EndpointSpec) -> EndpointSettings {
         links: list(&spec.links),
         mac_address: spec.mac.map_or_else(String::new, |m| m.to_string()),
         gw_priority: spec.gw_priority,
+        driver_opts: Some(spec.options.clone()).filter(|o| !o.is_empty()),
         ..EndpointSettings::default()
     }
 }
@@ -257,7 +258,7 @@ fn settings(e: &EndpointState, asked: Option<&EndpointSpec>) -> EndpointSettings
     let length = |four| e.address(four).map_or(0, |p| i64::from(p.length));
     let gateway = |four| e.gateway(four).map(|g| g.to_string());
     EndpointSettings {
-        mac_address: e.mac.to_string(),
+        mac_address: e.mac.map_or_else(String::new, |m| m.to_string()),
         network_id: e.network_id.clone(),
         endpoint_id: e.endpoint_id.clone(),
         gateway: gateway(true).unwrap_or_default(),
@@ -310,7 +311,12 @@ fn ports(view: &ContainerView, published: &[Publication]) -> PortMap {
     let mut all: PortMap = exposed.map(|p| (p.clone(), None)).collect();
     for p in published {
         let key = format!("{}/{}", p.to.port(), p.protocol);
-        let list = all.entry(key).or_default().get_or_insert_with(Vec::new);
+        let bindings = all.entry(key).or_default();
+        if p.port == 0 {
+            // a port of its own address: none of the host's
+            continue;
+        }
+        let list = bindings.get_or_insert_with(Vec::new);
         list.push(PortBinding {
             host_ip: p.host.to_string(),
             host_port: p.port.to_string(),

@@ -101,7 +101,8 @@ fn ports(view: &ContainerView) -> Vec<Port> {
     let Some(membership) = &view.membership else {
         return Vec::new();
     };
-    let published = membership.ports.iter().map(|p| Port {
+    let of_the_host = membership.ports.iter().filter(|p| p.port != 0);
+    let published = of_the_host.map(|p| Port {
         ip: p.host.to_string(),
         private_port: p.to.port(),
         public_port: p.port,

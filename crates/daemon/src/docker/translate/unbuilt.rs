@@ -82,10 +82,6 @@ pub(super) fn resources(r: &Resources) -> Checked {
 
 /// Of a network's endpoint.
 pub(super) fn endpoint(e: &EndpointSettings) -> Checked {
-    refuse(
-        e.driver_opts.as_ref().is_some_and(|o| !o.is_empty()),
-        "DriverOpts of an endpoint (--driver-opt)",
-    )?;
     let ipam = e.ipam_config.as_ref();
     refuse(
         ipam.is_some_and(|i| !i.link_local_ips.is_empty()),
