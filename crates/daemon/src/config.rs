@@ -12,8 +12,8 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use engine::{CgroupDriver, NetworkSettings};
 use engine::model::{LogSpec, NamespaceMode, Ulimit};
+use engine::{CgroupDriver, NetworkSettings};
 
 use keys::{Built, KEYS, Key, Kind};
 

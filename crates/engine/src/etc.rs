@@ -232,7 +232,7 @@ mod tests {
     fn extra_hosts_come_last() {
         let mut spec = ContainerSpec::default();
         spec.host.extra_hosts = vec!["db:2001:db8::1".to_owned(), "web=192.0.2.7".to_owned()];
-        let text = hosts(&spec, "abc", &[], None).unwrap();
+        let text = hosts(&spec, "abc", &[], &[]).unwrap();
         assert!(
             text.ends_with("127.0.1.1\tabc\n2001:db8::1\tdb\n192.0.2.7\tweb\n"),
             "{text}"
@@ -244,12 +244,12 @@ mod tests {
         let mut spec = ContainerSpec::default();
         spec.host.extra_hosts = vec!["up:host-gateway".to_owned()];
         let own = ["172.17.0.2".parse().unwrap(), "fd00::2".parse().unwrap()];
-        let text = hosts(&spec, "abc", &own, "172.17.0.1".parse().ok()).unwrap();
+        let text = hosts(&spec, "abc", &own, &["172.17.0.1".parse().unwrap()]).unwrap();
         assert!(
             text.ends_with("ip6-allrouters\n172.17.0.2\tabc\nfd00::2\tabc\n172.17.0.1\tup\n"),
             "{text}"
         );
-        assert!(hosts(&spec, "abc", &own, None).is_err());
+        assert!(hosts(&spec, "abc", &own, &[]).is_err());
     }
 
     #[test]

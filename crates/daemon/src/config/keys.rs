@@ -287,7 +287,11 @@ pub(super) const KEYS: &[Key] = &[
         Kind::Text,
         "Where the default network leads, if not to the host",
     ),
-    yes("default-gateway-v6", Kind::Text, "As default-gateway, of IPv6"),
+    yes(
+        "default-gateway-v6",
+        Kind::Text,
+        "As default-gateway, of IPv6",
+    ),
     named(
         "default-address-pool",
         "default-address-pools",
@@ -300,7 +304,11 @@ pub(super) const KEYS: &[Key] = &[
         Kind::NetworkOptions,
         "Options of new networks: bridge=com.docker.network.driver.mtu=1400",
     ),
-    yes("dns", Kind::List, "Name servers of containers that name none"),
+    yes(
+        "dns",
+        Kind::List,
+        "Name servers of containers that name none",
+    ),
     named(
         "dns-opt",
         "dns-opts",

@@ -220,7 +220,10 @@ fn subnets(ipam: IpamRequest) -> Result<Vec<SubnetSpec>, Failure> {
         let mut auxiliary = std::collections::BTreeMap::new();
         for (name, text) in c.auxiliary_addresses.unwrap_or_default() {
             let address = text.parse();
-            auxiliary.insert(name, address.map_err(|_| wrong("auxiliary address", &text))?);
+            auxiliary.insert(
+                name,
+                address.map_err(|_| wrong("auxiliary address", &text))?,
+            );
         }
         if c.subnet.is_empty() && (!c.gateway.is_empty() || !c.ip_range.is_empty()) {
             return Err(Failure::invalid("a gateway or range needs its subnet"));

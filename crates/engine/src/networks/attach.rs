@@ -10,7 +10,9 @@ use std::time::Instant;
 use net::{Element, Mac, Namespace, Prefix, Publication, host, resolver};
 
 use super::options::Driver;
-use super::{EndpointOptions, EndpointState, Membership, NetworkRecord, Networks, State, failed, publish};
+use super::{
+    EndpointOptions, EndpointState, Membership, NetworkRecord, Networks, State, failed, publish,
+};
 use crate::error::Error;
 use crate::inner::Inner;
 use crate::model::{ContainerRecord, EndpointSpec, ErrorKind};

@@ -135,13 +135,21 @@ fn default_network(inner: &Inner, bridge: &str) -> Result<(), Error> {
     for subnet in &wanted {
         refuse_overlap(inner, subnet.subnet, &id)?;
     }
-    complete(inner, &mut wanted, spec.ipv6, &settings.default_pools(), &id)?;
+    complete(
+        inner,
+        &mut wanted,
+        spec.ipv6,
+        &settings.default_pools(),
+        &id,
+    )?;
     let read = Options::read(Driver::Bridge, &spec.options)?;
     let mut record = NetworkRecord::new(id, &spec, &read, wanted);
     if let Some(have) = have {
         record.created.clone_from(&have.created);
         if networks.is_used(&have.id) && record.subnets != have.subnets {
-            tracing::warn!("containers run in the default network: it keeps its subnets until they end and the engine starts again");
+            tracing::warn!(
+                "containers run in the default network: it keeps its subnets until they end and the engine starts again"
+            );
             record.subnets.clone_from(&have.subnets);
             record.ipv6 = have.ipv6;
         }
@@ -224,7 +232,9 @@ fn complete(
     let networks = &inner.networks;
     let lacks = |out: &[Subnet], four: bool| !out.iter().any(|s| s.gateway.is_ipv4() == four);
     let of = |four: bool| {
-        let pools = pools.iter().filter(move |p| p.base.address.is_ipv4() == four);
+        let pools = pools
+            .iter()
+            .filter(move |p| p.base.address.is_ipv4() == four);
         pools.copied().collect::<Vec<_>>()
     };
     for four in [true, false] {

@@ -36,8 +36,8 @@ pub(crate) use attach::{Sandbox, attach, detach};
 pub(crate) use change::{
     connect, create, disconnect, name_server, plug, ports_moved, prune, remove, unplug,
 };
-pub(crate) use record::{BRIDGE, PREDEFINED};
 pub(crate) use options::EndpointOptions;
+pub(crate) use record::{BRIDGE, PREDEFINED};
 pub use record::{EndpointState, Membership, NetworkRecord, Subnet};
 pub use settings::NetworkSettings;
 

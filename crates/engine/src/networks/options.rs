@@ -160,10 +160,7 @@ impl Options {
             above: match driver {
                 Driver::Bridge => None,
                 Driver::Macvlan => Some(Above::Macvlan(MacvlanMode::default())),
-                Driver::Ipvlan => Some(Above::Ipvlan(
-                    IpvlanMode::default(),
-                    IpvlanFlag::default(),
-                )),
+                Driver::Ipvlan => Some(Above::Ipvlan(IpvlanMode::default(), IpvlanFlag::default())),
             },
             ..Self::default()
         };
@@ -346,7 +343,9 @@ fn sysctl(text: &str) -> Result<(String, String), Error> {
     let (name, value) = text.split_once('=').ok_or_else(wrong)?;
     let parts: Vec<&str> = name.split('.').collect();
     let plain = |s: &str| {
-        !s.is_empty() && s.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-')
+        !s.is_empty()
+            && s.chars()
+                .all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-')
     };
     let fine = matches!(
         parts.as_slice(),
@@ -393,7 +392,11 @@ mod tests {
         let of = |mode: &str| {
             let options = map(&[(MODE4, mode), (SOURCE4, "192.0.2.1")]);
             let options = Options::read(Driver::Bridge, &options).unwrap();
-            (options.ways(true), options.ways(false), options.check(false))
+            (
+                options.ways(true),
+                options.ways(false),
+                options.check(false),
+            )
         };
         let (four, six, _) = of("nat");
         assert!(four.masquerade && four.source.is_some() && !four.open && !four.routed);

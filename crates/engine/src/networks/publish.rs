@@ -216,7 +216,8 @@ impl Networks {
             let all = state.attached.values();
             all.flat_map(|a| a.kept.iter().map(move |k| (a, k)))
                 .find(|(_, k)| {
-                    let overlap = k.host == host || k.host.is_unspecified() || host.is_unspecified();
+                    let overlap =
+                        k.host == host || k.host.is_unspecified() || host.is_unspecified();
                     (k.protocol, k.port) == (port.protocol, number)
                         && k.host.is_ipv4() == host.is_ipv4()
                         && overlap
@@ -229,7 +230,10 @@ impl Networks {
         }
         match taken(wanted) {
             None => Ok(wanted),
-            Some(holder) => Err(in_use(SocketAddr::new(host, wanted), &format!("container {holder}"))),
+            Some(holder) => Err(in_use(
+                SocketAddr::new(host, wanted),
+                &format!("container {holder}"),
+            )),
         }
     }
 }
@@ -264,4 +268,3 @@ fn in_use(address: SocketAddr, holder: &str) -> Error {
         "Bind for {address} failed: port is already allocated: it is in use by {holder}"
     ))
 }
-

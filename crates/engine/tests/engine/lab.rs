@@ -64,7 +64,7 @@ impl Lab {
             spawner: Some(testkit::instance::program()),
             debug: true,
             cgroup_driver: engine::CgroupDriver::default(),
-            bridge: None,
+            networks: engine::NetworkSettings::default(),
         }
     }
 

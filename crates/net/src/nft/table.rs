@@ -305,8 +305,14 @@ fn to_members() -> Vec<Rule> {
         (vec![family(IPV6), to_member(), direct6], Expr::Accept),
         (routed4, Expr::Accept),
         (routed6, Expr::Accept),
-        (vec![family(IPV4), within(&[OutName], "open4")], Expr::Accept),
-        (vec![family(IPV6), within(&[OutName], "open6")], Expr::Accept),
+        (
+            vec![family(IPV4), within(&[OutName], "open4")],
+            Expr::Accept,
+        ),
+        (
+            vec![family(IPV6), within(&[OutName], "open6")],
+            Expr::Accept,
+        ),
         (vec![to_member()], Expr::Drop),
     ];
     let rules = chain.into_iter();

@@ -168,7 +168,10 @@ fn members_above_an_interface_of_the_host() {
         let two = above(MacvlanMode::Bridge, "198.51.100.12/24");
         serve(&one.namespace, "0.0.0.0:80");
         assert_eq!(call_from(&lab.outside, "198.51.100.11:80"), OUTSIDE);
-        assert_eq!(call_from(&two.namespace, "198.51.100.11:80"), "198.51.100.12");
+        assert_eq!(
+            call_from(&two.namespace, "198.51.100.11:80"),
+            "198.51.100.12"
+        );
         // as Linux has it: not from the host itself
         assert!(is_refused_here("198.51.100.11:80"));
         let (three, four) = (

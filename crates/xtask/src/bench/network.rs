@@ -10,14 +10,14 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use net::netns::{self, NamespaceError};
-use net::{Bridge, Endpoint, Instance, Mac, Namespace, Prefix};
+use net::{Bridge, Endpoint, Instance, Joint, Mac, Namespace, Prefix};
 use serde_json::{Value, json};
 use testkit::image::BUSYBOX;
 
+use super::Options;
 use super::measure::{Samples, by_clients, client, post, pss_kib, remove, start};
 use super::peers::{self, Engine, Kind};
 use super::report::{Table, Target, median};
-use super::Options;
 use crate::Failed;
 use crate::run::{output, program};
 use crate::setup::Need;
@@ -28,6 +28,8 @@ const PEER_CONTAINERS: usize = 100;
 const HUNDRED: usize = 100;
 const FIRST_PORT: u16 = 20_000;
 const LOOKUPS: usize = 2000;
+/// Containers whose shims have answered questions.
+const SERVING: usize = 98;
 const IPERF: &str = "iperf:test";
 const SECONDS: &str = "4";
 
@@ -126,7 +128,9 @@ fn question(id: u16, name: &str) -> Vec<u8> {
 fn look_up(server: IpAddr, count: usize) -> Result<Vec<f64>, String> {
     let socket = UdpSocket::bind(("0.0.0.0", 0)).map_err(|e| e.to_string())?;
     let deadline = Some(Duration::from_secs(5));
-    socket.set_read_timeout(deadline).map_err(|e| e.to_string())?;
+    socket
+        .set_read_timeout(deadline)
+        .map_err(|e| e.to_string())?;
     let at = SocketAddr::new(server, 53);
     socket.connect(at).map_err(|e| e.to_string())?;
     let mut buffer = [0; 512];
@@ -170,7 +174,8 @@ fn names(engines: &[Engine], table: &mut Table) -> Result<(), Failed> {
                     .map(|_| scope.spawn(|| in_namespace(&inside, || look_up(server, LOOKUPS))))
                     .collect();
                 let join = |t: std::thread::ScopedJoinHandle<'_, Result<Vec<f64>, String>>| {
-                    t.join().unwrap_or_else(|_| Err("a client panicked".to_owned()))
+                    t.join()
+                        .unwrap_or_else(|_| Err("a client panicked".to_owned()))
                 };
                 all.into_iter().map(join).collect::<Result<Vec<_>, _>>()
             })?;
@@ -180,20 +185,42 @@ fn names(engines: &[Engine], table: &mut Table) -> Result<(), Failed> {
         .map_err(failed)?;
         medians.insert(name, median(&times));
         rates.insert(name, rate);
+        let mut all = vec![web, asks];
         if engine.kind == Kind::Plimsoll {
-            memory.insert(name, pss_kib(&engine.shims()) / 2.0);
+            all.extend(serving(engine)?);
+            let count = f64::from(u32::try_from(all.len())?);
+            memory.insert(name, pss_kib(&engine.shims()) / count);
         }
-        for id in [web, asks] {
+        for id in all {
             remove(engine, &id).map_err(failed)?;
         }
         client(engine, &["network", "rm", "names"]).map_err(failed)?;
     }
-    table.row("a lookup of a name: median", "ms", &medians, &[Target::AtMost(1.0)]);
+    table.row(
+        "a lookup of a name: median",
+        "ms",
+        &medians,
+        &[Target::AtMost(1.0)],
+    );
     let what = "lookups by 4 clients";
     table.rate(what, "per s", &rates, &[Target::AtLeast(1000.0)]);
     let what = "a shim that serves names, after them: Pss";
     table.row(what, "KiB", &memory, &[Target::AtMost(256.0)]);
     Ok(())
+}
+
+/// Containers each of which has asked for names, so that what shims share is shared by many.
+fn serving(engine: &Engine) -> Result<Vec<String>, Failed> {
+    let failed = |e: String| format!("{}: {e}", engine.kind.name());
+    let mut all = Vec::new();
+    for n in 0..SERVING {
+        let id = run_in(engine, "names", &format!("more{n}"), &["sleep", "100000"])?;
+        let inside = Namespace::of_process(pid(engine, &id)?)?;
+        let own = IpAddr::from([127, 0, 0, 11]);
+        in_namespace(&inside, || look_up(own, 100)).map_err(failed)?;
+        all.push(id);
+    }
+    Ok(all)
 }
 
 fn in_namespace<T: Send>(
@@ -278,11 +305,15 @@ impl Outside {
         }])?;
         let namespace = Namespace::create()?;
         let end = Endpoint {
-            bridge: "lan".to_owned(),
-            host: wire.veth("lan", "outside"),
+            joint: Joint::Port {
+                bridge: "lan".to_owned(),
+                host: wire.veth("lan", "outside"),
+                isolated: false,
+            },
             name: "eth0".to_owned(),
-            mac: Mac::derived("outside"),
+            mac: None,
             mtu: 0,
+            sysctls: Vec::new(),
             addresses: vec![at("198.51.100.2/24")?],
             gateways: vec![HOST.parse()?],
         };
@@ -395,7 +426,9 @@ fn rules() -> Result<f64, Failed> {
             || line.contains("dnat ")
             || line.contains("masquerade")
     };
-    Ok(f64::from(u32::try_from(text.lines().filter(is_rule).count())?))
+    Ok(f64::from(u32::try_from(
+        text.lines().filter(is_rule).count(),
+    )?))
 }
 
 fn many(engines: &[Engine], table: &mut Table) -> Result<(), Failed> {
@@ -419,7 +452,10 @@ fn many(engines: &[Engine], table: &mut Table) -> Result<(), Failed> {
             wish["HostConfig"]["PortBindings"] =
                 json!({"80/tcp": [{"HostIp": "", "HostPort": port.to_string()}]});
             let id = made(engine, "", &wish)?;
-            begun.lock().map_err(|e| e.to_string())?.push(Instant::now());
+            begun
+                .lock()
+                .map_err(|e| e.to_string())?
+                .push(Instant::now());
             ids.lock().map_err(|e| e.to_string())?.push(id);
             Ok(())
         })?;

@@ -161,7 +161,6 @@ fn what_is_not_built_is_refused_by_name() {
         r#""HostConfig": {"Mounts": [{"Type": "volume", "Target": "/x", "VolumeOptions": {"DriverConfig": {"Options": {"a": "b"}}}}]}"#,
         r#""HostConfig": {"Mounts": [{"Type": "tmpfs", "Target": "/x", "TmpfsOptions": {"Options": [["exec"]]}}]}"#,
         r#""NetworkingConfig": {"EndpointsConfig": {"mine": {"IPAMConfig": {"LinkLocalIPs": ["169.254.1.1"]}}}}"#,
-        r#""NetworkingConfig": {"EndpointsConfig": {"mine": {"DriverOpts": {"a": "b"}}}}"#,
     ] {
         let error = spec(&format!(r#"{{"Image": "x", {part}}}"#)).expect_err(part);
         assert!(error.starts_with("501 "), "{part}: {error}");

@@ -158,7 +158,10 @@ fn a_macvlan_network() {
         "{refused}"
     );
     instance.remove("web");
-    run_web(&instance, "--network street --mac-address 02:42:00:00:00:50");
+    run_web(
+        &instance,
+        "--network street --mac-address 02:42:00:00:00:50",
+    );
     // neither the gateway's nor the printer's, nor the one that was freed just now
     assert_eq!(address(&instance, "web", "street"), "198.51.100.4");
     until("the neighbour to answer", SOON, || {
@@ -187,7 +190,10 @@ fn a_macvlan_network() {
     instance.remove("web");
     let text = docker(&instance, "network create -d macvlan -o parent=lan second");
     assert!(text.contains("another network"), "{text}");
-    let text = docker(&instance, "network create -d macvlan -o parent=nowhere third");
+    let text = docker(
+        &instance,
+        "network create -d macvlan -o parent=nowhere third",
+    );
     assert!(text.contains("no interface nowhere"), "{text}");
     docker(&instance, "network rm street");
     remove_wire(&instance);
@@ -281,7 +287,8 @@ fn a_port_that_moves_killed_at_every_step() {
             wait_for(i, "127.0.0.1:8080");
             i.remove_all();
             for name in ["one", "two"] {
-                i.answered(i.api().delete(&format!("/networks/{name}"))).ok();
+                i.answered(i.api().delete(&format!("/networks/{name}")))
+                    .ok();
             }
         },
     });

@@ -80,7 +80,19 @@ fn the_default_network_is_as_the_operator_says() {
         instance.inspect(&id)["NetworkSettings"]["Ports"],
         json!({"80/tcp": [{"HostIp": "127.0.0.1", "HostPort": "8080"}]})
     );
-    // another network for the containers to come, once nobody is in the old one
+    instance.remove(&id);
+    docker(&instance, "network rm one");
+    clean.assert_settled(&instance);
+}
+
+/// Another network for the containers to come, once nobody is in the old one.
+#[test]
+fn the_default_network_changes_when_nobody_is_in_it() {
+    let mut instance = Instance::prepared_networked().arguments(&["--bip=10.44.0.1/24"]);
+    instance.start();
+    instance.load(&testkit::image::Image::busybox().unwrap());
+    let id = serve(&instance, "web", "8080");
+    wait_for(&instance, "127.0.0.1:8080");
     instance.stop();
     instance = instance.arguments(&["--bip=10.45.0.1/24"]);
     instance.start();
@@ -92,8 +104,9 @@ fn the_default_network_is_as_the_operator_says() {
     instance.stop();
     instance.start();
     assert_eq!(subnet(&instance), json!("10.45.0.0/24"));
-    docker(&instance, "network rm one");
-    drop(clean);
+    let id = serve(&instance, "web", "8080");
+    wait_for(&instance, "127.0.0.1:8080");
+    instance.remove(&id);
 }
 
 #[test]
