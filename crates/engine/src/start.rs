@@ -148,6 +148,7 @@ pub(crate) async fn start(config: EngineConfig) -> Result<Engine, StartError> {
     *inner.alive.lock().unwrap_or_else(PoisonError::into_inner) = Some(alive);
     *inner.gone.lock().unwrap_or_else(PoisonError::into_inner) = Some(gone);
     networks::start(&inner).await;
+    crate::kernel_log::watch(&inner);
     reconcile::run(&inner)
         .await
         .map_err(|source| StartError::Reconcile { source })?;

@@ -359,10 +359,11 @@ fn address(namespace: &Namespace, endpoints: &[Endpoint]) -> Result<(), HostErro
         let index = link
             .ok_or_else(|| HostError::NoBridge(endpoint.name.clone()))?
             .index;
-        batch.up(index);
+        batch.announce(index);
         for address in &endpoint.addresses {
             batch.address(index, *address);
         }
+        batch.up(index);
         for gateway in &endpoint.gateways {
             batch.default_route(index, *gateway);
         }

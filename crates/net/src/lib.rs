@@ -10,7 +10,7 @@
 //!           resolver  sockets of a container's name server
 //! observe   route     links, addresses, routes
 //!           nft       the table's elements
-//!           watch     what others do to the table
+//!           watch     what others do to the table and to routes
 //! ```
 //!
 //! Kernel objects belong to processes where they can: a pair of links goes with the container's
@@ -39,4 +39,4 @@ pub use names::Instance;
 pub use netns::Namespace;
 pub use nft::{Element, Protocol, Publication, Segment, Table, Ways};
 pub use route::{Above, Bridge, IpvlanFlag, IpvlanMode, MacvlanMode};
-pub use watch::Watch;
+pub use watch::{RouteWatch, Watch};

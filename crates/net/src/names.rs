@@ -52,10 +52,11 @@ impl Instance {
         0x4000_0000 | low
     }
 
-    /// The host's end of a container's link to a network.
+    /// The host's end of a container's link to a network. `run` tells the container's runs apart: the
+    /// kernel takes its time to remove the link of the last one.
     #[must_use]
-    pub fn veth(&self, network: &str, container: &str) -> String {
-        let h = hash(&format!("{}\n{network}\n{container}", self.name));
+    pub fn veth(&self, network: &str, container: &str, run: u64) -> String {
+        let h = hash(&format!("{}\n{network}\n{container}\n{run}", self.name));
         format!("v-{:013x}", h >> 12)
     }
 }
@@ -82,9 +83,13 @@ mod tests {
         assert_eq!(a, Instance::new("/run/a"));
         assert_ne!(a.table(), Instance::new("/run/b").table());
         assert!(a.group() >= 0x4000_0000 && a.group() < 0x8000_0000);
-        assert_eq!(a.veth("n", "c").len(), 15);
-        assert_ne!(a.veth("n", "c"), a.veth("n", "d"));
-        assert_ne!(a.veth("n", "c"), Instance::new("/run/b").veth("n", "c"));
+        assert_eq!(a.veth("n", "c", 1).len(), 15);
+        assert_ne!(a.veth("n", "c", 1), a.veth("n", "d", 1));
+        assert_ne!(a.veth("n", "c", 1), a.veth("n", "c", 2));
+        assert_ne!(
+            a.veth("n", "c", 1),
+            Instance::new("/run/b").veth("n", "c", 1)
+        );
         assert_eq!(bridge("0123456789abcdef"), "br-0123456789ab");
     }
 }

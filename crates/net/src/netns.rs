@@ -91,7 +91,10 @@ impl Namespace {
         let name = format!("net.ipv6.conf.{interface}.disable_ipv6");
         inside(self.fd.as_fd(), || {
             let path = format!("/proc/sys/net/ipv6/conf/{interface}/disable_ipv6");
-            std::fs::write(&path, "0").map_err(failed(format!("set {name}")))
+            std::fs::write(&path, "0").map_err(failed(format!("set {name}")))?;
+            // neighbours may hold another for its address
+            set(&format!("conf/{interface}/ndisc_notify"), "1");
+            Ok(())
         })
     }
 }

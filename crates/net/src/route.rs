@@ -26,6 +26,11 @@ mod link {
     pub(super) const LINK: u16 = 5;
     pub(super) const MASTER: u16 = 10;
     pub(super) const INFO: u16 = 18;
+    pub(super) const AF_SPEC: u16 = 26;
+    pub(super) const INET6_ADDR_GEN_MODE: u16 = 8;
+    pub(super) const ADDR_GEN_MODE_NONE: u8 = 1;
+    pub(super) const INET_CONF: u16 = 1;
+    pub(super) const ARP_NOTIFY: u16 = 22;
     pub(super) const GROUP: u16 = 27;
     pub(super) const NAMESPACE: u16 = 28;
     pub(super) const INFO_KIND: u16 = 1;
@@ -204,11 +209,12 @@ impl Batch {
         });
     }
 
-    /// Both ends in their places, the host's end up and in the bridge, by one message; a second lets
-    /// frames leave by the port they came from, for a container that calls itself by a published
-    /// port.
+    /// Both ends in their places, the host's end in the bridge, by one message. A second lets frames
+    /// leave by the port they came from, for a container that calls itself by a published port, and
+    /// takes the end up without an address of its own: it needs none, and each would be one more for
+    /// the kernel to walk.
     pub(crate) fn veth(&mut self, veth: &Veth, namespace: BorrowedFd<'_>) {
-        self.message(NEWLINK, CREATE | EXCL | ACK, &interface(0, UP, UP));
+        self.message(NEWLINK, CREATE | EXCL | ACK, &interface(0, 0, 0));
         self.str(link::NAME, &veth.host)
             .u32(link::GROUP, veth.group)
             .u32(link::MASTER, veth.bridge);
@@ -216,7 +222,6 @@ impl Batch {
             self.u32(link::MTU, veth.mtu);
         }
         let peer = |b: &mut Self| {
-            // down: the kernel opens no end before both are there
             b.raw(&interface(0, 0, 0))
                 .str(link::NAME, &veth.name)
                 .bytes(link::ADDRESS, &veth.mac.0)
@@ -230,8 +235,13 @@ impl Batch {
                 b.nest(link::VETH_PEER, peer);
             });
         });
-        self.message(NEWLINK, ACK, &interface(0, 0, 0));
-        self.str(link::NAME, &veth.host).nest(link::INFO, |b| {
+        self.message(NEWLINK, ACK, &interface(0, UP, UP));
+        self.str(link::NAME, &veth.host).nest(link::AF_SPEC, |b| {
+            b.nest(u16::from(INET6), |b| {
+                b.u8(link::INET6_ADDR_GEN_MODE, link::ADDR_GEN_MODE_NONE);
+            });
+        });
+        self.nest(link::INFO, |b| {
             b.str(link::INFO_PORT_KIND, "bridge")
                 .nest(link::INFO_PORT_DATA, |b| {
                     b.u8(link::PORT_HAIRPIN, 1);
@@ -290,6 +300,19 @@ impl Batch {
 
     pub(crate) fn up(&mut self, index: u32) {
         self.message(NEWLINK, ACK, &interface(index, UP, UP));
+    }
+
+    /// Has it tell its neighbours when it comes up with an address: they may hold another for it. Its
+    /// index and addresses are given before it is up.
+    pub(crate) fn announce(&mut self, index: u32) {
+        self.message(NEWLINK, ACK, &interface(index, 0, 0));
+        self.nest(link::AF_SPEC, |b| {
+            b.nest(u16::from(INET), |b| {
+                b.nest(link::INET_CONF, |b| {
+                    b.u32(link::ARP_NOTIFY, 1);
+                });
+            });
+        });
     }
 
     pub(crate) fn delete_link(&mut self, index: u32) {

@@ -1,4 +1,4 @@
-//! What others do to our table.
+//! What others do to our table, and to the host's routes.
 //!
 //! The kernel tells every change of nftables to who listens, each transaction closed by a message
 //! with the process that made it. A change by ourselves is none of interest.
@@ -97,6 +97,47 @@ impl Watch {
                         by: "somebody, among more changes than could be followed".to_owned(),
                     });
                 }
+                Err(e) => return Err(NetlinkError::Receive(e.into())),
+            }
+        }
+    }
+}
+
+/// Told whenever the host's routes change. To be polled; it never blocks.
+#[derive(Debug)]
+pub struct RouteWatch {
+    socket: Socket,
+}
+
+impl AsRawFd for RouteWatch {
+    fn as_raw_fd(&self) -> RawFd {
+        self.socket.as_fd().as_raw_fd()
+    }
+}
+
+impl RouteWatch {
+    /// # Errors
+    /// The kernel refuses.
+    pub fn open() -> Result<Self, NetlinkError> {
+        // RTNLGRP_IPV4_ROUTE, RTNLGRP_IPV6_ROUTE
+        const GROUPS: u32 = 1 << (7 - 1) | 1 << (11 - 1);
+        let socket = Socket::open(None, GROUPS)?;
+        rustix::io::ioctl_fionbio(&socket, true).map_err(|e| NetlinkError::Open(e.into()))?;
+        Ok(Self { socket })
+    }
+
+    /// Whether anything was told since the last call.
+    ///
+    /// # Errors
+    /// The socket is broken.
+    pub fn read(&self) -> Result<bool, NetlinkError> {
+        let mut buffer = Vec::new();
+        let mut told = false;
+        loop {
+            match self.socket.next(&mut buffer) {
+                // more than could be kept is a change too
+                Ok(_) | Err(rustix::io::Errno::NOBUFS) => told = true,
+                Err(rustix::io::Errno::AGAIN) => return Ok(told),
                 Err(e) => return Err(NetlinkError::Receive(e.into())),
             }
         }

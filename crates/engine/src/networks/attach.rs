@@ -196,7 +196,7 @@ impl Networks {
             endpoint_id: endpoint_id(&record, container),
             bridge: record.bridge.clone(),
             host_interface: match options.driver {
-                Driver::Bridge => self.instance.veth(&record.id, container),
+                Driver::Bridge => self.instance.veth(&record.id, container, membership.run),
                 Driver::Macvlan | Driver::Ipvlan => String::new(),
             },
             above: options.above,

@@ -11,7 +11,7 @@ use net::{Namespace, Prefix, Table, host, ipam, resolver};
 use super::options::{Driver, Options};
 use super::{
     BRIDGE, EndpointState, Membership, NetworkRecord, Networks, PREDEFINED, Subnet, failed,
-    options, publish, watch,
+    options, publish,
 };
 use crate::container::{self, Command};
 use crate::error::Error;
@@ -353,7 +353,7 @@ pub(crate) async fn create(engine: &Arc<Inner>, spec: NetworkSpec) -> Result<Str
     let (record, first) = made?;
     engine.networks.publish();
     if first {
-        watch::begin(engine);
+        super::begin_watching(engine);
     }
     event(engine, &record, "create", None);
     Ok(record.id)

@@ -21,6 +21,7 @@ mod names;
 mod options;
 mod publish;
 mod record;
+mod routes;
 mod settings;
 mod watch;
 
@@ -230,7 +231,15 @@ pub(crate) async fn start(engine: &Arc<Inner>) {
         drop(engine.networks.broken.set(why));
     }
     engine.networks.publish();
-    watch::begin(engine);
+    begin_watching(engine);
+}
+
+/// From the first network on.
+fn begin_watching(engine: &Arc<Inner>) {
+    if engine.networks.table.get().is_some() {
+        watch::begin(engine);
+        routes::watch(engine);
+    }
 }
 
 fn take_up(inner: &Inner) -> Result<(), Error> {

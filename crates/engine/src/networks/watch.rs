@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use net::Watch;
-use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use crate::error::Error;
 use crate::inner::Inner;
+use crate::ready;
 
 /// A reload flushes and fills in several transactions.
 const SETTLE: Duration = Duration::from_millis(50);
@@ -25,7 +25,11 @@ pub(super) fn begin(engine: &Arc<Inner>) {
     let (weak, mut closing) = (Arc::downgrade(engine), engine.closing.subscribe());
     let opened = Watch::open(table.name()).map_err(Error::store("watch it"));
     let registered = opened.and_then(|watch| {
-        let ready = register(&watch).map_err(Error::io("watch it"))?;
+        // a second descriptor of its socket, to wait on
+        let socket = watch.as_fd().try_clone_to_owned();
+        let ready = socket
+            .and_then(ready::readable)
+            .map_err(Error::io("watch it"))?;
         Ok((ready, watch))
     });
     let (ready, mut watch) = match registered {
@@ -51,16 +55,6 @@ pub(super) fn begin(engine: &Arc<Inner>) {
             }
         }
     });
-}
-
-/// A second descriptor of its socket, to wait on.
-#[expect(
-    deprecated,
-    reason = "its successor is unsafe because a type could give another descriptor each time it \
-              is asked, which OwnedFd does not"
-)]
-fn register(watch: &Watch) -> std::io::Result<AsyncFd<OwnedFd>> {
-    AsyncFd::with_interest(watch.as_fd().try_clone_to_owned()?, Interest::READABLE)
 }
 
 async fn next(ready: &AsyncFd<OwnedFd>, watch: &mut Watch) -> Result<String, Error> {

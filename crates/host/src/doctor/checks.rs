@@ -114,6 +114,12 @@ pub const CHECKS: &[Check] = &[
         run: forwarding,
     },
     Check {
+        name: "kernel log",
+        tier: Tier::Read,
+        evidence: "m#5618 #18156: unregister_netdevice: waiting for lo; disks that fail",
+        run: kernel_log,
+    },
+    Check {
         name: "free space",
         tier: Tier::Read,
         evidence: "p#7800 m#10178 #32420",
@@ -544,6 +550,21 @@ fn forwarding(c: &Context) -> Option<Outcome> {
         ),
         _ => Outcome::works("on"),
     })
+}
+
+fn kernel_log(c: &Context) -> Option<Outcome> {
+    if c.troubles.is_empty() {
+        return Some(Outcome::works("nothing of trouble since the boot"));
+    }
+    let said = c
+        .troubles
+        .iter()
+        .map(|t| format!("{}: {}", t.what, t.message));
+    Some(Outcome::caveats(
+        said.collect::<Vec<_>>().join("; "),
+        "a disk or file system: move the data root away and check it; what the kernel does not \
+         release or blocks on: note the kernel's build, and start the machine anew when you can",
+    ))
 }
 
 fn free_space(c: &Context) -> Option<Outcome> {

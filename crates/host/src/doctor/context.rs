@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::facts::{CgroupVersion, Facts, ProbeError};
+use crate::kernel_log::Trouble;
 use crate::process::{line, text};
 
 /// How much time the doctor may take.
@@ -55,6 +56,8 @@ pub struct Context {
     /// Block group profiles of btrfs for data and metadata (`raid5`, ..).
     pub btrfs_profiles: Vec<String>,
     pub year: i64,
+    /// What the kernel's log says of trouble, since the boot.
+    pub troubles: Vec<Trouble>,
     pub slow: Option<Slow>,
 }
 
@@ -89,6 +92,7 @@ impl Context {
             kernel_version: line("/proc/sys/kernel/version")?,
             sysctls,
             year: 1970 + i64::try_from(seconds / 31_556_952).unwrap_or(0),
+            troubles: crate::kernel_log::troubles(),
             slow: (depth == Depth::Full).then(|| Slow {
                 direct_append: direct_append(&facts.data_root).ok(),
                 read_back: read_back(&facts.data_root).ok(),

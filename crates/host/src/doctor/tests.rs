@@ -114,6 +114,7 @@ fn good() -> Context {
         sysctls: BTreeMap::from([("net/ipv4/ip_forward", 1)]),
         btrfs_profiles: Vec::new(),
         year: 2026,
+        troubles: Vec::new(),
         slow: Some(Slow {
             direct_append: Some(true),
             read_back: Some(true),
@@ -212,6 +213,12 @@ fn each_row_of_the_host_matrix() {
         }),
         ("IPv4 forwarding", Verdict::Caveats, |c| {
             c.sysctls.insert("net/ipv4/ip_forward", 0);
+        }),
+        ("kernel log", Verdict::Caveats, |c| {
+            c.troubles = vec![crate::Trouble {
+                what: "network device not released",
+                message: "unregister_netdevice: waiting for lo to become free".to_owned(),
+            }];
         }),
         ("user namespaces", Verdict::Caveats, |c| {
             c.facts.namespaces.user_map = false

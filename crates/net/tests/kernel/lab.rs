@@ -78,7 +78,7 @@ pub(crate) fn endpoint(bridge: &str, addresses: &[&str]) -> Endpoint {
     Endpoint {
         joint: Joint::Port {
             bridge: bridge.to_owned(),
-            host: Instance::new("lab").veth(bridge, &addresses[0].to_string()),
+            host: Instance::new("lab").veth(bridge, &addresses[0].to_string(), 0),
             isolated: false,
         },
         name: "eth0".to_owned(),

@@ -307,7 +307,7 @@ impl Outside {
         let end = Endpoint {
             joint: Joint::Port {
                 bridge: "lan".to_owned(),
-                host: wire.veth("lan", "outside"),
+                host: wire.veth("lan", "outside", 0),
                 isolated: false,
             },
             name: "eth0".to_owned(),

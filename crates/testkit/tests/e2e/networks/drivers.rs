@@ -7,10 +7,10 @@ use net::{Bridge, Endpoint, Joint, Mac, Namespace};
 use super::*;
 
 /// A host on the same wire as the engine's: its interface `lan`, 198.51.100.1/24; this one is .2.
-struct Outside(Namespace);
+pub(crate) struct Outside(pub(crate) Namespace);
 
 impl Outside {
-    fn of(instance: &Instance) -> Self {
+    pub(crate) fn of(instance: &Instance) -> Self {
         let wire = net::Instance::new("wire");
         let bridge = Bridge {
             name: "lan".to_owned(),
@@ -26,7 +26,7 @@ impl Outside {
         let end = Endpoint {
             joint: Joint::Port {
                 bridge: "lan".to_owned(),
-                host: wire.veth("lan", "outside"),
+                host: wire.veth("lan", "outside", 0),
                 isolated: false,
             },
             name: "eth0".to_owned(),
@@ -42,13 +42,21 @@ impl Outside {
         Self(namespace)
     }
 
-    fn fetch(&self, to: &str) -> Option<String> {
+    pub(crate) fn fetch(&self, to: &str) -> Option<String> {
         let to: SocketAddr = to.parse().unwrap();
-        let asked = net::netns::inside(self.0.as_fd(), || {
-            Ok::<_, net::netns::NamespaceError>(ask(to))
-        });
-        asked.unwrap()
+        self.within(|| ask(to))
     }
+
+    pub(crate) fn within<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        within(&self.0, work)
+    }
+}
+
+pub(crate) fn within<T: Send>(namespace: &Namespace, work: impl FnOnce() -> T + Send) -> T {
+    let done = net::netns::inside(namespace.as_fd(), || {
+        Ok::<_, net::netns::NamespaceError>(work())
+    });
+    done.unwrap()
 }
 
 fn docker(instance: &Instance, words: &str) -> String {
@@ -126,7 +134,7 @@ fn gateway_modes_by_the_docker_command() {
     clean.assert_settled(&instance);
 }
 
-fn remove_wire(instance: &Instance) {
+pub(crate) fn remove_wire(instance: &Instance) {
     let wire = net::Instance::new("wire");
     let gone = instance.inside(|| net::host::remove_strays(&wire, &Default::default()));
     gone.unwrap();
@@ -292,4 +300,28 @@ fn a_port_that_moves_killed_at_every_step() {
             }
         },
     });
+}
+
+/// FAILURES "unregister_netdevice: waiting for lo": an event, and a word of the doctor's.
+#[test]
+fn what_the_kernel_does_not_release_is_told() {
+    let instance = Instance::new();
+    let message = format!(
+        "unregister_netdevice: waiting for lo to become free. Usage count = {}",
+        std::process::id()
+    );
+    std::fs::write("/dev/kmsg", format!("<4>{message}")).expect("this test needs /dev/kmsg");
+    let told = until("the event", SOON, || {
+        let path = format!("/events?since=0&until={}", now() + 1);
+        let events = instance.answered(instance.api().get(&path)).ok();
+        let text = String::from_utf8_lossy(&events.body).into_owned();
+        text.contains("kernel-trouble").then_some(text)
+    });
+    assert!(told.contains(&message), "{told}");
+    let doctor = instance.answered(instance.api().get("/plimsoll/doctor"));
+    let findings = doctor.ok().json()["Findings"].to_string();
+    assert!(
+        findings.contains("network device not released"),
+        "{findings}"
+    );
 }

@@ -4,6 +4,7 @@
 mod apparmor;
 mod driver;
 mod limits;
+mod networks;
 mod unit;
 
 use std::path::PathBuf;
@@ -16,7 +17,22 @@ const DEBIAN: Lab = Lab {
     name: "debian-13",
     kernel: "trixie",
     init: Init::Systemd,
-    modules: &[],
+    modules: &[
+        "bridge",
+        "veth",
+        "nf_tables",
+        "nft_ct",
+        "nft_nat",
+        "nft_masq",
+        "nft_redir",
+        "nft_chain_nat",
+        "nft_fib_inet",
+        "macvlan",
+        "ipvlan",
+        "dummy",
+        "8021q",
+        "sctp",
+    ],
     tests: "vm::",
     except: &[],
     files: &[

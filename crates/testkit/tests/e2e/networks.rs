@@ -1,6 +1,7 @@
 //! Networks, on a host that each test makes: a network namespace in which the engine runs.
 
-mod drivers;
+mod cycles;
+pub(crate) mod drivers;
 mod settings;
 
 use std::io::{Read, Write};
@@ -33,6 +34,12 @@ fn ask(to: SocketAddr) -> Option<String> {
     text.starts_with("HTTP/1.").then_some(text)
 }
 
+/// Seconds since 1970.
+fn now() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    now.unwrap().as_secs()
+}
+
 fn web(ports: Value) -> Value {
     json!({"HostConfig": {"NetworkMode": "default", "PortBindings": ports}})
 }
@@ -57,7 +64,7 @@ fn said(output: std::process::Output) -> String {
     text.trim().to_owned()
 }
 
-fn address(instance: &Instance, id: &str, network: &str) -> String {
+pub(crate) fn address(instance: &Instance, id: &str, network: &str) -> String {
     let settings = instance.inspect(id)["NetworkSettings"]["Networks"][network].clone();
     settings["IPAddress"]
         .as_str()
@@ -158,10 +165,7 @@ fn a_flushed_table_is_back_and_the_event_is_told() {
     nft("flush ruleset");
     wait_for(&instance, "127.0.0.1:8080");
     before.assert_settled(&instance);
-    let now = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .unwrap();
-    let path = format!("/events?since=0&until={}", now.as_secs() + 1);
+    let path = format!("/events?since=0&until={}", now() + 1);
     let events = instance.answered(instance.api().get(&path)).ok();
     let text = String::from_utf8_lossy(&events.body).into_owned();
     assert!(
@@ -298,7 +302,8 @@ fn a_subnet_avoids_the_hosts_routes() {
         mtu: 0,
         addresses: vec!["172.16.3.1/14".parse().unwrap()],
     };
-    instance.inside(|| net::host::put_bridges(&[vpn])).unwrap();
+    let made = instance.inside(|| net::host::put_bridges(std::slice::from_ref(&vpn)));
+    made.unwrap();
     instance.start();
     let answer = instance
         .answered(instance.api().get("/networks/bridge"))
@@ -306,6 +311,32 @@ fn a_subnet_avoids_the_hosts_routes() {
     assert_eq!(
         answer.json()["IPAM"]["Config"][0]["Subnet"],
         json!("172.20.0.0/22")
+    );
+    // one that comes later is told, and kept off by networks that are made after it
+    let later = net::Bridge {
+        name: "vpn2".to_owned(),
+        mac: net::Mac::derived("vpn2"),
+        addresses: vec!["172.20.0.1/14".parse().unwrap()],
+        ..vpn
+    };
+    instance
+        .inside(|| net::host::put_bridges(&[later]))
+        .unwrap();
+    let told = until("the event", SOON, || {
+        let path = format!("/events?since=0&until={}", now() + 1);
+        let events = instance.answered(instance.api().get(&path)).ok();
+        let text = String::from_utf8_lossy(&events.body).into_owned();
+        text.contains("overlap").then_some(text)
+    });
+    assert!(told.contains("172.20.0.0/14"), "{told}");
+    let body = json!({"Name": "one"});
+    instance
+        .answered(instance.api().post("/networks/create", &body))
+        .ok();
+    let one = instance.answered(instance.api().get("/networks/one")).ok();
+    assert_eq!(
+        one.json()["IPAM"]["Config"][0]["Subnet"],
+        json!("172.24.0.0/24")
     );
 }
 
