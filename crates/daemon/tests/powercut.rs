@@ -17,6 +17,7 @@ use testkit::{Instance, needs_root};
 
 /// What a program in a container wrote into the volume and synced, and told nobody but us.
 const WRITTEN: &str = "kept whatever happens\n";
+const SUBNET: &str = "10.99.0.0/24";
 const PROGRAM: &str = "echo kept whatever happens | dd of=/data/file conv=fsync";
 
 /// Puts the lab's disk under the data root of an instance.
@@ -84,7 +85,19 @@ fn workload(instance: &Instance, marks: &Marks) {
     marks.acknowledge("image");
     post("/volumes/create", &json!({"Name": "data"}));
     marks.acknowledge("volume");
-    let bind = json!({"HostConfig": {"Binds": ["data:/data"]}});
+    for name in ["mine", "short"] {
+        let subnet = json!([{"Subnet": if name == "mine" { SUBNET } else { "10.98.0.0/24" }}]);
+        post(
+            "/networks/create",
+            &json!({"Name": name, "IPAM": {"Config": subnet}}),
+        );
+    }
+    marks.acknowledge("networks");
+    instance
+        .answered(instance.api().delete("/networks/short"))
+        .ok();
+    marks.acknowledge("network removed");
+    let bind = json!({"HostConfig": {"Binds": ["data:/data"], "NetworkMode": "mine"}});
     let writer = instance.create_with("writer", &["sh", "-c", PROGRAM], bind.clone());
     marks.acknowledge("created");
     instance.start_container(&writer);
@@ -149,6 +162,14 @@ fn look(disk: &Path, marks: &[&str]) -> Result<(), String> {
     if has("volume") {
         store.volume("data").map_err(|e| e.to_string())?;
     }
+    let networks = store.networks().map_err(|e| e.to_string())?;
+    let network = |name: &str| networks.iter().find(|n| n.name == name);
+    if has("networks") && network("mine").is_none_or(|n| !n.document.contains(SUBNET)) {
+        return Err(format!("the network is gone: {networks:?}"));
+    }
+    if has("network removed") && network("short").is_some() {
+        return Err("the removed network is back".to_owned());
+    }
     if has("written") {
         let file = fs::read_to_string(store.volume_dir("data").join("file"));
         if file.as_deref().ok() != Some(WRITTEN) {
@@ -180,7 +201,7 @@ fn look(disk: &Path, marks: &[&str]) -> Result<(), String> {
 
 /// Through an engine.
 fn ask(disk: &Path, marks: &[&str]) -> Result<(), String> {
-    let mut instance = Instance::prepared();
+    let mut instance = Instance::prepared_networked();
     let engine = OnDisk::start(&mut instance, disk);
     let asked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         questions(engine.instance, marks);
@@ -204,7 +225,7 @@ fn questions(instance: &Instance, marks: &[&str]) {
                 (&json!("exited"), &json!(0))
             );
         }
-        let bind = json!({"HostConfig": {"Binds": ["data:/data"]}});
+        let bind = json!({"HostConfig": {"Binds": ["data:/data"], "NetworkMode": "mine"}});
         let test = format!("test \"$(cat /data/file)\" = '{}'", WRITTEN.trim());
         let reader = instance.create_with("reader", &["sh", "-c", &test], bind);
         instance.start_container(&reader);
@@ -223,7 +244,7 @@ fn survives(file_system: FileSystem) {
     enter_private_namespace().unwrap();
     let boot = Boot::new();
     let recording = record(file_system, |disk, marks| {
-        let mut instance = Instance::prepared();
+        let mut instance = Instance::prepared_networked();
         let engine = OnDisk::start(&mut instance, disk);
         workload(engine.instance, marks);
         engine.end();

@@ -44,7 +44,7 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 pub use container::health_word;
 pub use error::Error;
 pub use networks::{
-    EndpointState, Membership, NetworkRecord, NetworkSettings, NetworkView, Subnet,
+    EndpointState, Membership, NetworkRecord, NetworkSettings, NetworkView, PublishPolicy, Subnet,
 };
 pub use shim::{Health, HealthResult};
 pub use start::StartError;

@@ -2,7 +2,7 @@
 //! program, without a process and without taking a packet.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 
 use rustix::io::Errno;
@@ -82,6 +82,25 @@ pub fn reserve(
     let bound = SocketAddr::try_from(bound).map_err(failed)?;
     Ok(Some((socket, bound.port())))
 }
+
+/// Has a socket that keeps a port of TCP take connections: those that the table does not lead
+/// elsewhere.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn listen(socket: &OwnedFd) -> io::Result<()> {
+    Ok(rustix::net::listen(socket, BACKLOG)?)
+}
+
+/// Takes connections to `::1` at this port. Absent: it is another's there, or there is no IPv6.
+#[must_use]
+pub fn listen_at_loopback6(port: u16) -> Option<OwnedFd> {
+    let (socket, _) = reserve(Protocol::Tcp, Ipv6Addr::LOCALHOST.into(), port).ok()??;
+    listen(&socket).ok()?;
+    Some(socket)
+}
+
+const BACKLOG: i32 = 128;
 
 /// Who has the port: the program's name and process, found by its socket.
 fn holder(protocol: Protocol, wanted: SocketAddr) -> Option<String> {

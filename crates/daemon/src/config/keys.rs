@@ -269,6 +269,11 @@ pub(super) const KEYS: &[Key] = &[
         Kind::Text,
         "Address of the host where the default network's ports are published that name none",
     ),
+    yes(
+        "publish-policy",
+        Kind::Text,
+        "Whose rules decide on what comes to published ports: the host's for what it forwards (default), or for input",
+    ),
     yes("mtu", Kind::Text, "Of the default network"),
     yes(
         "bip",

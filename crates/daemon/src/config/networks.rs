@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 use std::str::FromStr;
 
-use engine::NetworkSettings;
 use engine::model::{Pool, Prefix};
+use engine::{NetworkSettings, PublishPolicy};
 use serde_json::{Map, Value};
 
 use super::boolean;
@@ -29,6 +29,13 @@ pub(super) fn apply(
         "ip-masq" => option(MASQUERADE, boolean(last)?.to_string()),
         "ip" => option(HOST_BINDING, address(last, true)?.to_string()),
         "mtu" => option(MTU, parsed::<u32>(last, "a number of bytes")?.to_string()),
+        "publish-policy" => {
+            networks.publish = match last {
+                "forward" => PublishPolicy::Forward,
+                "input" => PublishPolicy::Input,
+                _ => return Err(format!("{last:?} is not forward or input")),
+            }
+        }
         "bridge" => networks.bridge = interface(last)?,
         "ip-forward" => networks.leave_forwarding = !boolean(last)?,
         "ipv6" => networks.ipv6 = boolean(last)?,

@@ -10,8 +10,8 @@ use net::{Namespace, Prefix, Table, host, ipam, resolver};
 
 use super::options::{Driver, Options};
 use super::{
-    BRIDGE, EndpointState, Membership, NetworkRecord, Networks, PREDEFINED, Subnet, failed,
-    options, publish,
+    BRIDGE, EndpointState, Membership, NetworkRecord, Networks, PREDEFINED, PublishPolicy, Subnet,
+    failed, options, publish,
 };
 use crate::container::{self, Command};
 use crate::error::Error;
@@ -36,7 +36,8 @@ pub(super) fn set_up(inner: &Inner) -> Result<(), Error> {
     if !forwards && host::forward().map_err(failed("have the host forward packets"))? {
         std::fs::write(&marker, "").map_err(Error::io("note that forwarding was off"))?;
     }
-    let table = Table::new(&networks.instance.table(), marker.exists());
+    let mut table = Table::new(&networks.instance.table(), marker.exists());
+    table.from_outside = networks.settings.publish == PublishPolicy::Forward;
     drop(networks.table.set(table));
     if let Some(bridge) = &networks.settings.bridge {
         default_network(inner, bridge)?;

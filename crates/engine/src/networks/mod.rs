@@ -40,7 +40,7 @@ pub(crate) use change::{
 pub(crate) use options::EndpointOptions;
 pub(crate) use record::{BRIDGE, PREDEFINED};
 pub use record::{EndpointState, Membership, NetworkRecord, Subnet};
-pub use settings::NetworkSettings;
+pub use settings::{NetworkSettings, PublishPolicy};
 
 use crate::error::Error;
 use crate::inner::Inner;

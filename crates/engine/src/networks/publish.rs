@@ -6,11 +6,11 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 
-use net::Publication;
 use net::ports::{self, PortError};
+use net::{Protocol, Publication};
 
 use super::record::Kept;
-use super::{EndpointState, Membership, NetworkRecord, Networks};
+use super::{EndpointState, Membership, NetworkRecord, Networks, PublishPolicy};
 use crate::error::Error;
 use crate::model::{ContainerRecord, ErrorKind, PortSpec};
 
@@ -167,9 +167,14 @@ fn ports_of(record: &ContainerRecord) -> Vec<PortSpec> {
 fn hosts_of(port: &PortSpec, binding: Option<IpAddr>) -> Result<Vec<IpAddr>, Error> {
     if !port.host_ip.is_empty() {
         let address = port.host_ip.trim_start_matches('[').trim_end_matches(']');
-        let address = address
+        let address: IpAddr = address
             .parse()
             .map_err(|_| Error::invalid(format!("invalid host IP address: {}", port.host_ip)))?;
+        if address == IpAddr::V6(Ipv6Addr::LOCALHOST) {
+            return Err(Error::unsupported(
+                "ports are not published at [::1] alone: the kernel leads nothing from there to a container; publish at 127.0.0.1, or name no address, which serves [::1] too",
+            ));
+        }
         return Ok(vec![address]);
     }
     Ok(match binding {
@@ -187,11 +192,24 @@ fn reserve_at(
 ) -> Result<(Vec<Kept>, Vec<OwnedFd>), Error> {
     let (mut kept, mut held) = (Vec::new(), Vec::new());
     let mut number = wanted;
+    let everywhere4 = hosts.contains(&Ipv4Addr::UNSPECIFIED.into());
+    let everywhere6 = hosts.contains(&Ipv6Addr::UNSPECIFIED.into());
+    let by_input = networks.settings.publish == PublishPolicy::Input;
+    if by_input && port.protocol != Protocol::Tcp {
+        return Err(Error::unsupported(format!(
+            "the port {}/{} cannot be published: with --publish-policy=input only those of TCP can, since the shim passes connections on",
+            port.container, port.protocol
+        )));
+    }
     for host in hosts {
         let socket = ports::reserve(port.protocol, *host, number);
         let socket = socket.map_err(|e| not_had(networks, port, e))?;
         number = match socket {
             Some((socket, bound)) => {
+                let both = everywhere4 && host.is_ipv6() && host.is_unspecified();
+                if (both || by_input) && port.protocol == Protocol::Tcp {
+                    ports::listen(&socket).map_err(Error::io("listen at a published port"))?;
+                }
                 held.push(socket);
                 bound
             }
@@ -203,6 +221,10 @@ fn reserve_at(
             port: number,
             to: port.container,
         });
+    }
+    if everywhere4 && !everywhere6 && port.protocol == Protocol::Tcp {
+        // a name for this host means ::1 first; where that is another's, it stays so
+        held.extend(ports::listen_at_loopback6(number));
     }
     Ok((kept, held))
 }

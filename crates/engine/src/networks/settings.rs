@@ -30,6 +30,8 @@ pub struct NetworkSettings {
     pub new_options: BTreeMap<String, String>,
     /// Where subnets come from; empty: [`ipam::default_pools`].
     pub pools: Vec<Pool>,
+    /// Which of the host's rules decide on what comes from outside to a published port.
+    pub publish: PublishPolicy,
     /// Forwarding is left as it is.
     pub leave_forwarding: bool,
     /// Of containers that name none.
@@ -38,6 +40,17 @@ pub struct NetworkSettings {
     pub dns_options: Vec<String>,
     /// What `host-gateway` means; empty: the host's address in the default network.
     pub host_gateway: Vec<IpAddr>,
+}
+
+/// Whose rules decide on what comes from outside to a published port.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum PublishPolicy {
+    /// Those of the host's firewall that see what is forwarded. Packets go to the container as they are.
+    #[default]
+    Forward,
+    /// Those that see what comes in to the host itself, as for any of its own servers. The shim takes
+    /// connections and makes others to the container, which sees the host's address.
+    Input,
 }
 
 /// As many members as a bridge has ports. source: linux/net/bridge/br_private.h, `BR_MAX_PORTS`

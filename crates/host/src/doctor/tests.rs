@@ -155,7 +155,7 @@ fn names_are_unique() {
 #[expect(clippy::too_many_lines, reason = "a table")]
 fn each_row_of_the_host_matrix() {
     type Change = fn(&mut Context);
-    let rows: [(&str, Verdict, Change); 22] = [
+    let rows: [(&str, Verdict, Change); 23] = [
         ("overlay", Verdict::Caveats, |c| {
             c.facts.overlay.works = false;
             c.facts.overlay.why_not = Some("no d_type".to_owned());

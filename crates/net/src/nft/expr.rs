@@ -55,6 +55,8 @@ pub(super) enum Expr {
     Masquerade,
     Accept,
     Drop,
+    /// Back to the chain that jumped here.
+    Return,
     Jump(&'static str),
 }
 
@@ -188,6 +190,7 @@ impl Expr {
             Self::Masquerade => named(b, "masq", |_| {}),
             Self::Accept => verdict(b, 1, None),
             Self::Drop => verdict(b, 0, None),
+            Self::Return => verdict(b, -5, None),
             Self::Jump(chain) => verdict(b, -3, Some(chain)),
         }
     }

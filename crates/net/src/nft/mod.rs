@@ -257,6 +257,9 @@ pub struct Table {
     pub(crate) name: String,
     /// Forwarding was off before us: between interfaces that are not ours nothing is forwarded.
     pub only_ours: bool,
+    /// What comes from elsewhere is led to published ports before the host's input rules see it;
+    /// else it is for sockets of the host, as any other.
+    pub from_outside: bool,
 }
 
 impl Table {
@@ -265,6 +268,7 @@ impl Table {
         Self {
             name: name.to_owned(),
             only_ours,
+            from_outside: true,
         }
     }
 
@@ -362,7 +366,7 @@ impl Table {
             return Ok(false);
         }
         let rules = self.count_rules(&Socket::netfilter()?)?;
-        Ok(rules == table::rules(self.only_ours).len())
+        Ok(rules == table::rules(self).len())
     }
 
     /// Names of all inet tables of the namespace.

@@ -250,13 +250,13 @@ fn leaves() -> Vec<Expr> {
 }
 
 /// Every rule with its chain, in order.
-pub(super) fn rules(only_ours: bool) -> Vec<Rule> {
+pub(super) fn rules(table: &Table) -> Vec<Rule> {
     let guarded = [from_member(), family(IPV4), loopback4(Load::Daddr4)];
     let mut all = vec![("guard", rule(&guarded, Expr::Drop))];
-    all.extend(to_ports());
+    all.extend(to_ports(table.from_outside));
     all.extend(to_members());
     all.extend(sources());
-    if only_ours {
+    if table.only_ours {
         let foreign = vec![Expr::Load(Load::InName, R0), Expr::NotIn(R0, "bridges")];
         all.push(("forward", rule(&[foreign, leaves()], Expr::Drop)));
     }
@@ -264,24 +264,34 @@ pub(super) fn rules(only_ours: bool) -> Vec<Rule> {
 }
 
 /// From an address of this host to what is published there.
-fn to_ports() -> Vec<Rule> {
+fn to_ports(from_outside: bool) -> Vec<Rule> {
     use Load::{Daddr4, Daddr6, Dport, Protocol};
     let to_us = vec![
         Expr::Load(Load::DaddrType, R0),
         Expr::Equal(R0, LOCAL.to_ne_bytes().to_vec()),
     ];
     let jump = rule(&[to_us], Expr::Jump(PUBLISH));
-    vec![
-        ("pre", jump.clone()),
-        ("out", jump),
+    // the kernel takes no packet from ::1 to another interface: a socket of the shim's serves it
+    let loopback6 = vec![
+        Expr::Load(Daddr6, R0),
+        Expr::Equal(R0, std::net::Ipv6Addr::LOCALHOST.octets().to_vec()),
+    ];
+    let loopback6 = rule(&[family(IPV6), loopback6], Expr::Return);
+    let mut all = vec![("out", jump.clone())];
+    if from_outside {
+        all.insert(0, ("pre", jump));
+    }
+    all.extend([
         (
             PUBLISH,
             publish(false, &[Protocol, Daddr4, Dport], "ports4"),
         ),
         (PUBLISH, publish(false, &[Protocol, Dport], "any4")),
+        (PUBLISH, loopback6),
         (PUBLISH, publish(true, &[Protocol, Daddr6, Dport], "ports6")),
         (PUBLISH, publish(true, &[Protocol, Dport], "any6")),
-    ]
+    ]);
+    all
 }
 
 /// Members of one network reach each other; an internal one leads nowhere; from elsewhere comes what
@@ -395,7 +405,7 @@ impl Table {
     }
 
     pub(super) fn put_rules(&self, b: &mut Batch) {
-        for (chain, expressions) in rules(self.only_ours) {
+        for (chain, expressions) in rules(self) {
             self.put_rule(b, chain, &expressions);
         }
     }

@@ -84,10 +84,7 @@ impl Server {
             kind::ROOT => self.handle_root(id),
             kind::HEALTH => self.handle_health(message, fds),
             kind::NAMES => self.handle_names(message, fds),
-            kind::HOLD => {
-                self.held.extend(fds);
-                Ok(ok(message.id))
-            }
+            kind::HOLD => self.hold(fds).map(|()| ok(message.id)),
             _ => Err(io::Error::from_raw_os_error(libc::ENOSYS)),
         };
         let (answer, fds) = answer.unwrap_or_else(|e| {

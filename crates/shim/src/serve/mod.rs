@@ -16,6 +16,7 @@ mod client;
 mod control;
 mod exit;
 mod health;
+mod loopback;
 mod names;
 mod poller;
 pub(crate) mod process;
@@ -132,6 +133,8 @@ struct Server {
     health: Option<Box<health::Checks>>,
     /// Absent where the container is in no network with names.
     names: Option<Box<names::Names>>,
+    /// Absent where no port of the container is published at `::1`.
+    loopback: Option<Box<loopback::Ports>>,
     ended_execs: VecDeque<ExecStatus>,
     /// Children that ended before it was known whose they are.
     early: Vec<(i32, Life)>,
@@ -177,6 +180,7 @@ impl Server {
             Token::Source(at, which) => self.pump(at, which),
             Token::Sink(at) => self.sink_ready(at),
             Token::Client(at) => self.client_ready(at, flags),
+            Token::Loopback(at, sub) => self.loopback(loopback::Which::of(at, sub)),
             Token::Names(at, sub) => self.name_server(names::Which::of(at, sub), flags),
         }
     }

@@ -26,6 +26,8 @@ pub(super) enum Token {
     Client(u32),
     /// The name server's: what, and which of them (see `names::Which`).
     Names(u32, u8),
+    /// A port at `::1`: which, and which end of what came by it (see `loopback::Which`).
+    Loopback(u32, u8),
 }
 
 impl Token {
@@ -40,6 +42,7 @@ impl Token {
             Self::Sink(i) => (6, i, 0),
             Self::Client(i) => (7, i, 0),
             Self::Names(i, s) => (8, i, s),
+            Self::Loopback(i, s) => (9, i, s),
         };
         u64::from(index) << 16 | u64::from(sub) << 8 | kind
     }
@@ -57,6 +60,7 @@ impl Token {
             6 => Self::Sink(index),
             7 => Self::Client(index),
             8 => Self::Names(index, sub),
+            9 => Self::Loopback(index, sub),
             _ => return None,
         })
     }
@@ -199,6 +203,7 @@ mod tests {
             Token::Sink(u32::MAX),
             Token::Client(0),
             Token::Names(9, 3),
+            Token::Loopback(8, 2),
         ] {
             assert_eq!(Token::from_u64(token.to_u64()), Some(token));
         }

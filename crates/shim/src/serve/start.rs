@@ -131,6 +131,7 @@ fn prepare(request: Request) -> Result<Server, Refusal> {
         log,
         health: None,
         names: None,
+        loopback: None,
         ended_execs: std::collections::VecDeque::new(),
         early: Vec::new(),
         ending: None,
@@ -144,6 +145,10 @@ fn prepare(request: Request) -> Result<Server, Refusal> {
     server
         .launched_names()
         .map_err(Refusal::own("serve names to the container"))?;
+    let held = std::mem::take(&mut server.held);
+    server
+        .hold(held)
+        .map_err(Refusal::own("serve the container's ports"))?;
     server.start_first(&encoded, request.attach)?;
     Ok(server)
 }

@@ -102,6 +102,58 @@ fn a_published_port_goes_on_without_an_engine() {
     clean.assert_settled(&instance);
 }
 
+/// By the loopback address of IPv6 too, whether or not the container has IPv6: a name for this host means
+/// it first. In both directions, at length, with ends that come one after the other.
+#[test]
+fn a_published_port_at_the_loopback_address_of_ipv6() {
+    let instance = Instance::networked();
+    let clean = Snapshot::take(&instance);
+    let body = json!({"Name": "six", "EnableIPv6": true});
+    instance
+        .answered(instance.api().post("/networks/create", &body))
+        .ok();
+    for (network, port) in [("default", 8080_u16), ("six", 8081)] {
+        // answers with what it was told, once all was said
+        let echo = ["sh", "-c", "while :; do nc -l -p 80 -e cat; done"];
+        let fields = json!({"HostConfig": {"NetworkMode": network,
+            "PortBindings": {"80/tcp": [{"HostPort": port.to_string()}]}}});
+        instance.create_with(network, &echo, fields);
+        instance.start_container(network);
+        let to = SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, port));
+        let long: Vec<u8> = (0..3_000_000_u32).flat_map(u32::to_le_bytes).collect();
+        let heard = until("the echo by ::1", SOON, || {
+            instance.inside(|| {
+                let mut stream = TcpStream::connect(to).ok()?;
+                stream
+                    .set_read_timeout(Some(Duration::from_secs(10)))
+                    .unwrap();
+                let mut said = stream.try_clone().unwrap();
+                let long = long.clone();
+                let writer = std::thread::spawn(move || {
+                    said.write_all(&long)?;
+                    said.shutdown(std::net::Shutdown::Write)
+                });
+                let mut heard = Vec::new();
+                let read = stream.read_to_end(&mut heard);
+                (writer.join().unwrap().is_ok() && read.is_ok() && !heard.is_empty())
+                    .then_some(heard)
+            })
+        });
+        assert!(heard == long, "{} of {} bytes", heard.len(), long.len());
+        instance.remove(network);
+        assert!(instance.inside(|| TcpStream::connect(to).is_err()));
+    }
+    let fields = web(json!({"80/tcp": [{"HostIp": "::1", "HostPort": "8080"}]}));
+    instance.create_with("alone", &SERVER, fields);
+    let refused = instance.answered(instance.api().post("/containers/alone/start", &Value::Null));
+    assert!(refused.json()["message"].to_string().contains("127.0.0.1"));
+    instance.remove("alone");
+    instance
+        .answered(instance.api().delete("/networks/six"))
+        .ok();
+    clean.assert_settled(&instance);
+}
+
 /// A shim that is killed takes its container along, and what it had of the network.
 #[test]
 fn kill_9_of_a_shim_frees_its_port_and_address() {

@@ -109,6 +109,49 @@ fn the_default_network_changes_when_nobody_is_in_it() {
     instance.remove(&id);
 }
 
+/// FAILURES "Published port bypasses the host's firewall": the host's rules for input decide, where the
+/// operator says so, and for what is forwarded where not.
+#[test]
+fn the_hosts_firewall_decides_on_published_ports() {
+    for (policy, hook) in [("input", "input"), ("forward", "forward")] {
+        let flag = format!("--publish-policy={policy}");
+        let mut instance = Instance::prepared_networked().arguments(&[&flag]);
+        instance.start();
+        instance.load(&testkit::image::Image::busybox().unwrap());
+        let clean = Snapshot::take(&instance);
+        let outside = drivers::Outside::of(&instance);
+        let id = serve(&instance, "web", "8080");
+        let reached = || outside.fetch("198.51.100.1:8080");
+        until("the published port to answer", SOON, reached);
+        wait_for(&instance, "127.0.0.1:8080");
+        wait_for(&instance, "[::1]:8080");
+        let nft = |what: &str| {
+            let done = instance.inside(|| testkit::instance::command("nft").arg(what).status());
+            assert!(done.expect("nft: install nftables").success());
+        };
+        nft(&format!(
+            "table inet firewall {{ chain c {{ type filter hook {hook} priority 0; iifname lan tcp dport {{ 80, 8080 }} drop; }} ; }}"
+        ));
+        assert!(reached().is_none(), "{policy}");
+        // this host is not outside
+        wait_for(&instance, "127.0.0.1:8080");
+        nft("delete table inet firewall");
+        until("the published port to answer again", SOON, reached);
+        instance.remove(&id);
+        if policy == "input" {
+            let fields = web(json!({"53/udp": [{"HostPort": "5353"}]}));
+            let id = instance.create_with("udp", &["sleep", "1000"], fields);
+            let path = format!("/containers/{id}/start");
+            let refused = instance.answered(instance.api().post(&path, &Value::Null));
+            let text = refused.json()["message"].to_string();
+            assert!(text.contains("publish-policy"), "{text}");
+            instance.remove(&id);
+        }
+        drivers::remove_wire(&instance);
+        clean.assert_settled(&instance);
+    }
+}
+
 #[test]
 fn settings_that_do_not_go_together_are_refused_by_name() {
     for (flags, word) in [

@@ -66,7 +66,10 @@ fn ipvlan_networks_of_both_layers() {
         instance.remove(&id);
         remove(&instance, "l2");
 
-        create(&instance, &network("l3", &json!({"Subnet": "10.77.0.0/24"})));
+        create(
+            &instance,
+            &network("l3", &json!({"Subnet": "10.77.0.0/24"})),
+        );
         outside.within(|| ip(&["route", "add", "10.77.0.0/24", "via", "198.51.100.1"]));
         let id = run(&instance, "three", "l3", &WEB);
         let to = format!("{}:80", address(&instance, &id, "l3"));
