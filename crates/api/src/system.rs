@@ -305,3 +305,65 @@ pub struct DoctorFinding {
     /// Where it is recorded that this matters.
     pub evidence: String,
 }
+
+/// `X-Registry-Auth` of pull and push, in base64; body of `POST /auth`
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "lowercase")]
+pub struct AuthConfig {
+    #[serde(skip_serializing_if = "go::is_zero")]
+    pub username: String,
+    #[serde(skip_serializing_if = "go::is_zero")]
+    pub password: String,
+    /// `user:password` in base64, in the place of both.
+    #[serde(skip_serializing_if = "go::is_zero")]
+    pub auth: String,
+    #[serde(skip_serializing_if = "go::is_zero")]
+    pub serveraddress: String,
+    #[serde(skip_serializing_if = "go::is_zero")]
+    pub identitytoken: String,
+    #[serde(skip_serializing_if = "go::is_zero")]
+    pub registrytoken: String,
+}
+
+/// Says whose, and never what.
+impl std::fmt::Debug for AuthConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AuthConfig")
+            .field("username", &self.username)
+            .field("serveraddress", &self.serveraddress)
+            .finish_non_exhaustive()
+    }
+}
+
+/// `POST /auth`
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub struct AuthResponse {
+    pub status: String,
+    pub identity_token: String,
+}
+
+/// `GET /distribution/{name}/json`
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub struct DistributionInspect {
+    pub descriptor: DistributionDescriptor,
+    pub platforms: Vec<DistributionPlatform>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct DistributionDescriptor {
+    pub media_type: String,
+    pub digest: String,
+    pub size: i64,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct DistributionPlatform {
+    pub architecture: String,
+    pub os: String,
+    #[serde(skip_serializing_if = "go::is_zero")]
+    pub variant: String,
+}

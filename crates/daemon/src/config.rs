@@ -20,6 +20,8 @@ use keys::{Built, KEYS, Key, Kind};
 /// Read where it is there; one named by `--config-file` must be there.
 const DEFAULT_FILE: &str = "/etc/plimsoll/daemon.json";
 const DEFAULT_BRIDGE: &str = "plimsoll0";
+/// With a directory for each registry, as dockerd has them.
+const CERTIFICATES: [&str; 2] = ["/etc/plimsoll/certs.d", "/etc/docker/certs.d"];
 const DEFAULT_HOST: &str = "unix:///run/plimsoll.sock";
 
 /// What the command line asks for.
@@ -53,6 +55,7 @@ pub struct Config {
     pub log: LogSpec,
     pub defaults: ContainerDefaults,
     pub networks: NetworkSettings,
+    pub registries: engine::RegistrySettings,
 }
 
 /// What a container gets where its own options don't say.
@@ -121,6 +124,10 @@ impl Default for Config {
             },
             defaults: ContainerDefaults {
                 ipc_mode: NamespaceMode::Private,
+                ..Default::default()
+            },
+            registries: engine::RegistrySettings {
+                certificates: CERTIFICATES.map(PathBuf::from).to_vec(),
                 ..Default::default()
             },
             networks: NetworkSettings {
@@ -393,10 +400,26 @@ fn apply(config: &mut Config, key: &Key, values: &[String]) -> Result<(), String
         }
         "init" => config.defaults.init = boolean(last)?,
         "no-new-privileges" => config.defaults.no_new_privileges = boolean(last)?,
+        "insecure-registry" => config.registries.insecure = values.to_vec(),
+        "registry-mirror" => config.registries.mirrors = mirrors(values)?,
         flag if networks::apply(&mut config.networks, flag, values)? => {}
         _ => return Err("is not built yet".to_owned()),
     }
     Ok(())
+}
+
+/// `https://mirror` of the default registry, or `registry=https://mirror` of any.
+fn mirrors(values: &[String]) -> Result<BTreeMap<String, Vec<String>>, String> {
+    let mut out = BTreeMap::<String, Vec<String>>::new();
+    for value in values {
+        let (of, mirror) = match value.split_once('=') {
+            Some((of, mirror)) if !of.contains('/') => (of, mirror),
+            _ => ("docker.io", value.as_str()),
+        };
+        engine::check_mirror(mirror)?;
+        out.entry(of.to_owned()).or_default().push(mirror.to_owned());
+    }
+    Ok(out)
 }
 
 fn boolean(text: &str) -> Result<bool, String> {

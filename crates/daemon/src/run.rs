@@ -280,6 +280,7 @@ fn engine_config(config: &Config, facts: Facts) -> EngineConfig {
         debug: config.debug,
         cgroup_driver: config.cgroup_driver,
         networks: config.networks.clone(),
+        registries: config.registries.clone(),
     }
 }
 

@@ -99,12 +99,30 @@ pub(crate) fn find(list: &[ImageView], wanted: &str) -> Result<ImageView, Error>
 
 // ---- progress
 
-struct Relay(Option<ProgressSender>);
+pub(crate) struct Relay {
+    to: Option<ProgressSender>,
+    /// Of a pull, in the words of one.
+    pull: bool,
+}
+
+impl Relay {
+    fn new(to: Option<ProgressSender>) -> Self {
+        Self { to, pull: false }
+    }
+
+    pub(crate) fn of_pull(to: Option<ProgressSender>) -> Self {
+        Self { to, pull: true }
+    }
+}
 
 impl store::progress::Progress for Relay {
     fn update(&self, update: &Update<'_>) {
-        let Some(sender) = &self.0 else { return };
+        let Some(sender) = &self.to else { return };
         let status = match update.action {
+            Action::Waiting => "Pulling fs layer",
+            Action::Loading if self.pull => "Downloading",
+            Action::Exists if self.pull => "Already exists",
+            Action::Done if self.pull => "Pull complete",
             Action::Loading => "Loading layer",
             Action::Extracting => "Extracting",
             Action::Compressing => "Compressing",
@@ -136,7 +154,7 @@ fn image_error(what: &'static str) -> impl FnOnce(ImageError) -> Error {
     }
 }
 
-fn load_error(e: LoadError) -> Error {
+pub(crate) fn load_error(e: LoadError) -> Error {
     let what = "load the archive";
     match &e {
         LoadError::Disk(_) | LoadError::Meta(_) => Error::store(what)(e),
@@ -152,7 +170,7 @@ fn load_error(e: LoadError) -> Error {
 // ---- calls
 
 /// These take as long as their input does: no deadline but the client's.
-async fn long<T: Send + 'static>(
+pub(crate) async fn long<T: Send + 'static>(
     engine: &Arc<Inner>,
     work: impl FnOnce(&Inner) -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Error> {
@@ -168,7 +186,7 @@ pub(crate) async fn load(
     progress: Option<ProgressSender>,
 ) -> Result<Vec<LoadedImage>, Error> {
     let loaded = long(engine, move |inner| {
-        let loaded = inner.store.load(&mut *archive, &Relay(progress));
+        let loaded = inner.store.load(&mut *archive, &Relay::new(progress));
         loaded.map_err(load_error)
     })
     .await?;
@@ -200,7 +218,7 @@ pub(crate) async fn import(
             platform: options.platform.unwrap_or_default(),
             config: RunConfig::default(),
         };
-        let imported = inner.store.import(&mut *tar, &request, &Relay(progress));
+        let imported = inner.store.import(&mut *tar, &request, &Relay::new(progress));
         imported.map_err(|e| match e {
             ImportError::Load(e) => load_error(e),
             other => Error::invalid(Error::store("import")(other).report()),
@@ -228,7 +246,7 @@ pub(crate) async fn save(
     tokio::task::spawn_blocking(move || {
         let saved = inner
             .store
-            .save(&names, &mut writer, &Relay(progress))
+            .save(&names, &mut writer, &Relay::new(progress))
             .and_then(|()| writer.flush().map_err(SaveError::Write));
         if let Err(error) = saved {
             let text = Error::store("save images")(error).report();
@@ -386,7 +404,7 @@ pub(crate) async fn commit(
         ..CommitRequest::default()
     };
     let id = long(engine, move |inner| {
-        let committed = inner.store.commit(&request, &Relay(progress));
+        let committed = inner.store.commit(&request, &Relay::new(progress));
         committed.map_err(|e| match e {
             CommitError::Image(e) => image_error("commit")(e),
             CommitError::Load(e) => load_error(e),

@@ -39,6 +39,8 @@ pub(crate) struct Inner {
     pub(crate) images: ArcSwap<Vec<ImageView>>,
     /// Likewise, by name.
     pub(crate) volumes: ArcSwap<Vec<VolumeView>>,
+    /// Registries of images.
+    pub(crate) remote: ::registry::Client,
     pub(crate) networks: crate::networks::Networks,
     pub(crate) events: EventLog,
     pub(crate) execs: Execs,

@@ -22,6 +22,7 @@ mod prune;
 mod ready;
 mod reconcile;
 mod registry;
+mod remote;
 mod restart;
 mod security;
 mod sizes;
@@ -43,6 +44,8 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 
 pub use container::health_word;
 pub use error::Error;
+pub use ::registry::Config as RegistrySettings;
+pub use remote::{Credentials, Distribution, Pulled, Pushed, check_mirror};
 pub use networks::{
     EndpointState, Membership, NetworkRecord, NetworkSettings, NetworkView, PublishPolicy, Subnet,
 };
@@ -497,6 +500,40 @@ impl Engine {
         progress: Option<ProgressSender>,
     ) -> Result<Vec<LoadedImage>, Error> {
         images::load(&self.inner, archive, progress).await
+    }
+
+    /// From the registry that the reference names, or a mirror of it.
+    pub async fn pull(
+        &self,
+        reference: &str,
+        platform: Option<&str>,
+        credentials: Credentials,
+        progress: Option<ProgressSender>,
+    ) -> Result<Pulled, Error> {
+        remote::pull(&self.inner, reference, platform, credentials, progress).await
+    }
+
+    pub async fn push(
+        &self,
+        reference: &str,
+        credentials: Credentials,
+        progress: Option<ProgressSender>,
+    ) -> Result<Pushed, Error> {
+        remote::push(&self.inner, reference, credentials, progress).await
+    }
+
+    /// Whether a registry lets somebody in.
+    pub async fn log_in(&self, registry: &str, credentials: Credentials) -> Result<(), Error> {
+        remote::log_in(&self.inner, registry, credentials).await
+    }
+
+    /// What a registry has under a name.
+    pub async fn distribution(
+        &self,
+        reference: &str,
+        credentials: Credentials,
+    ) -> Result<Distribution, Error> {
+        remote::distribution(&self.inner, reference, credentials).await
     }
 
     pub async fn import(

@@ -392,6 +392,8 @@ pub enum ErrorKind {
     /// The container's own program could not be started (missing, not executable).
     CannotRun,
     Forbidden,
+    /// Nobody is let in by that name and password.
+    Unauthorized,
     /// A deadline passed; the message says what was waited for.
     Timeout,
     NoSpace,

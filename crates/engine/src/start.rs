@@ -120,6 +120,7 @@ pub(crate) async fn start(config: EngineConfig) -> Result<Engine, StartError> {
         instance: runtime::cgroup::instance_name(&config.exec_root),
         systemd,
         events: EventLog::open(&config.data_root),
+        remote: ::registry::Client::new(config.registries.clone()),
         networks: Networks::new(&config.exec_root, config.networks.clone()),
         warnings: warnings(&config, &report),
         driver_reason: report.driver_reason.clone(),

@@ -26,6 +26,7 @@ pub struct EngineConfig {
     pub debug: bool,
     pub cgroup_driver: CgroupDriver,
     pub networks: crate::networks::NetworkSettings,
+    pub registries: ::registry::Config,
 }
 
 /// Who makes the containers' cgroups.

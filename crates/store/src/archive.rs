@@ -33,7 +33,7 @@ pub(crate) const NAME_ANNOTATION: &str = "io.containerd.image.name";
 pub(crate) const REF_ANNOTATION: &str = "org.opencontainers.image.ref.name";
 /// An index may point to an index, a few times.
 const MAX_NESTING: usize = 4;
-const MAX_LAYERS: usize = 500;
+pub(crate) const MAX_LAYERS: usize = 500;
 
 /// One member of the archive.
 #[derive(Debug)]

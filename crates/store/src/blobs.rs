@@ -26,6 +26,21 @@ use crate::meta::lock;
 const WRITE_OUT: u64 = 8 << 20;
 /// How often the free space is looked at.
 const LOOK_EVERY: u64 = 32 << 20;
+/// Names of files in staging that a later process may go on with, for [`RESUMABLE_FOR`].
+const RESUMABLE: &str = "pull-";
+const RESUMABLE_FOR: std::time::Duration = std::time::Duration::from_secs(24 * 3600);
+
+/// Whether a file in staging stays at open: a blob that broke off not long ago.
+pub(crate) fn is_resumable(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let young = || {
+        let modified = std::fs::metadata(path).and_then(|m| m.modified()).ok()?;
+        let age = modified.elapsed().unwrap_or_default();
+        Some(age < RESUMABLE_FOR)
+    };
+    name.starts_with(RESUMABLE) && young().unwrap_or(false)
+}
+
 /// Left free besides the store's reserve.
 pub(crate) const KEEP_FREE: u64 = 32 << 20;
 
@@ -44,11 +59,14 @@ struct State {
     sealed: bool,
     failed: bool,
     kept: bool,
+    /// It may be gone on with later.
+    resumable: bool,
 }
 
 impl Drop for Staged {
     fn drop(&mut self) {
-        if !lock(&self.state).kept {
+        let state = lock(&self.state);
+        if !state.kept && !state.resumable {
             disk::discard(&self.path);
         }
     }
@@ -71,6 +89,39 @@ impl Staged {
             state: Mutex::default(),
             changed: Condvar::new(),
         }))
+    }
+
+    /// One that broke off, or a new one: it stays when it is dropped before it was kept.
+    fn resume(path: PathBuf) -> Result<Arc<Self>, DiskError> {
+        let open = || {
+            point("store.blob.create")?;
+            File::options()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .open(&path)
+        };
+        let file = open().on("make", &path)?;
+        // held by who works on it: another pull of the same blob takes a file of its own
+        rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive)
+            .on("lock", &path)?;
+        let len = file.metadata().on("look at", &path)?.len();
+        Ok(Arc::new(Self {
+            path,
+            file,
+            state: Mutex::new(State {
+                len,
+                resumable: true,
+                ..State::default()
+            }),
+            changed: Condvar::new(),
+        }))
+    }
+
+    /// What is in it is not to be gone on with.
+    pub(crate) fn spoil(&self) {
+        lock(&self.state).resumable = false;
     }
 
     pub(crate) fn len(&self) -> u64 {
@@ -154,6 +205,29 @@ impl BlobWriter {
         }
     }
 
+    /// Goes on with what is in the file.
+    fn resume(staged: Arc<Staged>) -> Result<Self, DiskError> {
+        let mut writer = Self::new(Arc::clone(&staged));
+        let mut buffer = vec![0; 256 << 10];
+        while writer.at < staged.len() {
+            let read =
+                rustix::io::retry_on_intr(|| {
+                    rustix::io::pread(&staged.file, &mut buffer[..], writer.at)
+                })
+                .on("read", &staged.path)?;
+            if read == 0 {
+                break;
+            }
+            writer.hash.update(&buffer[..read]);
+            writer.at += read as u64;
+        }
+        Ok(writer)
+    }
+
+    pub(crate) fn len(&self) -> u64 {
+        self.at
+    }
+
     pub(crate) fn write(&mut self, data: &[u8]) -> Result<(), DiskError> {
         let path = &self.staged.path;
         let mut rest = data;
@@ -226,6 +300,17 @@ impl Store {
         Ok(BlobWriter::new(Staged::create(self.staging("blob"))?))
     }
 
+    /// Goes on with a blob that broke off, or starts it; one that somebody is at is started anew.
+    pub(crate) fn resume_blob(&self, digest: &str) -> Result<BlobWriter, DiskError> {
+        let hex = hex_of(digest).unwrap_or("00");
+        let path = self.staging_dir().join(format!("{RESUMABLE}{hex}"));
+        match Staged::resume(path) {
+            Ok(staged) => BlobWriter::resume(staged),
+            Err(e) if e.source.kind() == io::ErrorKind::WouldBlock => self.stage_blob(),
+            Err(e) => Err(e),
+        }
+    }
+
     /// A small blob in staging, with its digest.
     pub(crate) fn stage_bytes(&self, bytes: &[u8]) -> Result<(String, Arc<Staged>), DiskError> {
         let mut writer = self.stage_blob()?;
@@ -274,6 +359,28 @@ impl Store {
     pub(crate) fn open_blob(&self, digest: &str) -> Result<File, DiskError> {
         let path = self.blob_path(digest);
         File::open(&path).on("open", &path)
+    }
+
+    /// A small blob as a whole; not verified.
+    ///
+    /// # Errors
+    /// There is none, or the disk refuses.
+    pub fn read_blob(&self, digest: &str) -> Result<Vec<u8>, DiskError> {
+        let path = self.blob_path(digest);
+        std::fs::read(&path).on("read", &path)
+    }
+
+    /// Some bytes of a blob; fewer where it ends. Not verified.
+    ///
+    /// # Errors
+    /// There is none, or the disk refuses.
+    pub fn read_blob_at(&self, digest: &str, at: u64, most: u64) -> Result<Vec<u8>, DiskError> {
+        let path = self.blob_path(digest);
+        let mut file = self.open_blob(digest)?;
+        io::Seek::seek(&mut file, io::SeekFrom::Start(at)).on("read", &path)?;
+        let mut bytes = Vec::new();
+        file.take(most).read_to_end(&mut bytes).on("read", &path)?;
+        Ok(bytes)
     }
 
     /// Reads all blobs and unpacked layers of an image and says what is not as it must be.

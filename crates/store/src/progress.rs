@@ -3,6 +3,8 @@
 /// What is being done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
+    /// The blob has its turn later.
+    Waiting,
     /// Bytes of a blob taken in.
     Loading,
     /// Bytes of a layer unpacked.

@@ -2,7 +2,7 @@
 //!
 //! | found | done |
 //! |---|---|
-//! | anything in `staging` | to the trash |
+//! | anything in `staging` but blobs of the last day that broke off | to the trash |
 //! | no database, or a damaged one | set aside, rebuilt from the files |
 //! | container row without directory | directory made again |
 //! | container directory without row | to the trash: its create never answered, or it was removed; if the index was rebuilt: to quarantine |
@@ -135,7 +135,10 @@ impl Store {
     /// Makes files and rows agree. Only what open must not go on without is an error.
     pub(crate) fn reconcile(&self, report: &mut OpenReport) -> Result<(), OpenError> {
         for name in disk::names(&self.staging_dir())? {
-            self.trash_leftover(&self.staging_dir().join(name));
+            let path = self.staging_dir().join(name);
+            if !crate::blobs::is_resumable(&path) {
+                self.trash_leftover(&path);
+            }
         }
         if self.boot().new_boot {
             self.drop_ephemeral()?;

@@ -21,8 +21,8 @@ pub(super) async fn swarm_verbs(_: Call) -> Answer {
     ))
 }
 
-pub(super) async fn registry(_: Call) -> Answer {
-    Err(Failure::not_built("talking to registries"))
+pub(super) async fn search(_: Call) -> Answer {
+    Err(Failure::not_built("searching registries"))
 }
 
 pub(super) async fn build(_: Call) -> Answer {

@@ -153,7 +153,7 @@ fn progress_line(p: Progress) -> ProgressMessage {
 
 /// Runs a change whose client watches its progress. The header goes out with the first line, so
 /// that what is wrong from the start (not an archive) still has a status of its own.
-async fn watched<F, T, L>(call: Call, quiet: bool, work: F, last: L) -> Answer
+pub(super) async fn watched<F, T, L>(call: Call, quiet: bool, work: F, last: L) -> Answer
 where
     F: AsyncWork<T>,
     T: Send + 'static,
@@ -170,12 +170,12 @@ where
     });
     let first = tokio::select! {
         biased;
-        line = lines.recv() => line,
+        Some(line) = lines.recv() => line,
         done = &mut task => return finished(done, last),
     };
     let (out, body) = mpsc::channel(8);
     tokio::spawn(async move {
-        let mut next = first;
+        let mut next = Some(first);
         while let Some(line) = next {
             // a client that went away does not end the work: what was sent whole is kept
             drop(out.send(Ok(json_line(&progress_line(line)))).await);
@@ -218,7 +218,7 @@ fn end<T>(done: Done<T>, last: impl FnOnce(T) -> Vec<ProgressMessage>) -> Vec<By
 }
 
 /// Work on an uploaded archive.
-trait AsyncWork<T>: Send + 'static {
+pub(super) trait AsyncWork<T>: Send + 'static {
     fn run(
         self,
         engine: engine::Engine,
@@ -285,10 +285,8 @@ fn said(stream: String) -> ProgressMessage {
 
 /// Import where `fromSrc` is given, pull where `fromImage` is.
 pub(super) async fn create(call: Call) -> Answer {
-    if let Some(image) = call.query.text("fromImage") {
-        return Err(Failure::unsupported(format!(
-            "pulling {image} from a registry is not built yet; bring it with plimsoll load (an archive of docker save), plimsoll import (a root file system) or plimsoll capture (programs of this host)"
-        )));
+    if let Some(image) = call.query.text("fromImage").map(str::to_owned) {
+        return super::registry::pull(call, &image).await;
     }
     match call.query.text("fromSrc") {
         Some("-") => {}

@@ -28,6 +28,7 @@ mod images;
 mod list;
 mod networks;
 mod plimsoll;
+mod registry;
 mod router;
 mod stats;
 mod streams;

@@ -17,7 +17,7 @@ use super::answer::{Answer, Body};
 use super::call::{Call, Query, percent};
 use super::failure::Failure;
 use super::{
-    Api, absent, archive, containers, exec, images, list, networks, plimsoll, stats, streams,
+    Api, absent, archive, containers, exec, images, list, networks, plimsoll, registry, stats, streams,
     system, volumes,
 };
 
@@ -135,15 +135,15 @@ static ROUTES: LazyLock<Vec<Route>> = LazyLock::new(|| {
         POST "/images/load" images::load;
         POST "/images/prune" images::prune;
         GET "/images/get" images::save_many;
-        GET "/images/search" absent::registry;
+        GET "/images/search" absent::search;
         GET "/images/{name*}/json" images::inspect;
         GET "/images/{name*}/history" images::history;
         GET "/images/{name*}/get" images::save;
         POST "/images/{name*}/tag" images::tag;
-        POST "/images/{name*}/push" absent::registry;
+        POST "/images/{name*}/push" registry::push;
         DELETE "/images/{name*}" images::remove;
-        GET "/distribution/{name*}/json" absent::registry;
-        POST "/auth" absent::registry;
+        GET "/distribution/{name*}/json" registry::distribution;
+        POST "/auth" registry::log_in;
         POST "/build" absent::build;
         POST "/build/cancel" absent::build;
         POST "/build/prune" absent::build_prune;

@@ -65,6 +65,7 @@ impl Lab {
             debug: true,
             cgroup_driver: engine::CgroupDriver::default(),
             networks: engine::NetworkSettings::default(),
+            registries: engine::RegistrySettings::default(),
         }
     }
 

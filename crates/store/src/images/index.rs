@@ -296,6 +296,25 @@ impl Store {
         Ok(tagged)
     }
 
+    /// A registry has the image by this digest (`repository@sha256:...`, in full).
+    ///
+    /// # Errors
+    /// No such image, or the name is none of that kind.
+    pub fn note_digest(&self, id: &str, name: &str) -> Result<(), ImageError> {
+        let reference = Reference::parse(name)?;
+        if reference.digest().is_none() {
+            return Err(ImageError::NotFound(name.to_owned()));
+        }
+        let id = id.to_owned();
+        self.meta().write(move |db| -> Result<_, ImageError> {
+            let id = resolve(db, &id)?;
+            set_name(db, &reference.to_string(), &id)?;
+            Ok(())
+        })?;
+        self.image_records_are_behind();
+        Ok(())
+    }
+
     /// How the image came to be, newest step first.
     ///
     /// # Errors

@@ -56,7 +56,7 @@ impl Store {
             }
             Ok::<_, LoadError>(members)
         });
-        let mut layers = std::mem::take(&mut *lock(&pool.results));
+        let mut layers = pool.results();
         let batch = taken.and_then(|members| self.batch(members, &mut layers));
         for layer in layers.into_values().flatten() {
             self.drop_layer(&layer);
@@ -119,7 +119,7 @@ impl Store {
     }
 
     /// The digest of the content of a blob that some image has as a layer.
-    fn diff_of_blob(&self, blob: &str) -> Result<Option<String>, LoadError> {
+    pub(super) fn diff_of_blob(&self, blob: &str) -> Result<Option<String>, LoadError> {
         use rusqlite::OptionalExtension as _;
         Ok(self.meta().read(|db| {
             Ok::<_, crate::meta::MetaError>(
@@ -148,7 +148,7 @@ impl Store {
     }
 }
 
-fn check_diff(wanted: &str, found: String) -> Result<(), LayerError> {
+pub(super) fn check_diff(wanted: &str, found: String) -> Result<(), LayerError> {
     if wanted == found {
         Ok(())
     } else {
@@ -159,24 +159,24 @@ fn check_diff(wanted: &str, found: String) -> Result<(), LayerError> {
     }
 }
 
-fn workers() -> usize {
+pub(super) fn workers() -> usize {
     std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 4))
 }
 
 /// By the member's name.
-type Results = BTreeMap<String, Result<StagedLayer, LayerError>>;
+pub(super) type Results = BTreeMap<String, Result<StagedLayer, LayerError>>;
 
 /// A member that may be a layer.
-struct Job {
-    member: String,
-    name: String,
-    size: u64,
-    staged: Arc<Staged>,
+pub(super) struct Job {
+    pub(super) member: String,
+    pub(super) name: String,
+    pub(super) size: u64,
+    pub(super) staged: Arc<Staged>,
 }
 
 /// Workers that unpack.
 #[derive(Default)]
-struct Pool {
+pub(super) struct Pool {
     queue: Mutex<Queue>,
     changed: Condvar,
     results: Mutex<Results>,
@@ -189,13 +189,13 @@ struct Queue {
 }
 
 impl Pool {
-    fn add(&self, job: Job) {
+    pub(super) fn add(&self, job: Job) {
         lock(&self.queue).jobs.push_back(job);
         self.changed.notify_one();
     }
 
     /// No more jobs come; with `give_up`, those that wait are not done either.
-    fn close(&self, give_up: bool) {
+    pub(super) fn close(&self, give_up: bool) {
         let mut queue = lock(&self.queue);
         queue.closed = true;
         if give_up {
@@ -203,6 +203,11 @@ impl Pool {
         }
         drop(queue);
         self.changed.notify_all();
+    }
+
+    /// What was made, by member.
+    pub(super) fn results(&self) -> Results {
+        std::mem::take(&mut *lock(&self.results))
     }
 
     fn next(&self) -> Option<Job> {
@@ -221,7 +226,7 @@ impl Pool {
         }
     }
 
-    fn work(&self, store: &Store, progress: &dyn Progress) {
+    pub(super) fn work(&self, store: &Store, progress: &dyn Progress) {
         while let Some(job) = self.next() {
             let facts = BlobFacts {
                 name: &job.name,

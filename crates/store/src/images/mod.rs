@@ -16,6 +16,7 @@ mod import;
 mod index;
 mod load;
 mod publish;
+mod pull;
 pub(crate) mod records;
 mod remove;
 mod save;
@@ -30,6 +31,7 @@ use crate::tar::TarError;
 use crate::unpack::UnpackError;
 
 pub use index::ImagesUsage;
+pub use pull::{PullRequest, Source};
 pub(crate) use index::{NewImage, SCHEMA, hex_of, referenced_blobs, referenced_layers};
 pub use remove::{RemoveOptions, Removed};
 
@@ -235,6 +237,12 @@ pub enum LoadError {
     Document { document: String, what: String },
     #[error("{document} names {missing}, which is not in the archive: it is incomplete")]
     Missing { document: String, missing: String },
+    #[error("blob {digest} can't be had")]
+    Source {
+        digest: String,
+        #[source]
+        source: std::io::Error,
+    },
     #[error("no image for this host's platform {wanted}: the archive has {found}")]
     Platform { wanted: String, found: String },
     #[error(transparent)]
