@@ -41,10 +41,10 @@ pub enum Access {
     Push,
 }
 
-/// For all registries; cheap to clone.
+/// For all registries; cheap to clone. It keeps no connections: those are a session's, and go with it.
 #[derive(Debug, Clone)]
 pub struct Client {
-    transport: Arc<Transport>,
+    config: Arc<Config>,
 }
 
 /// A place that has the repository.
@@ -61,7 +61,7 @@ struct Endpoint {
 /// Calls on one repository.
 #[derive(Debug)]
 pub struct Session {
-    transport: Arc<Transport>,
+    transport: Transport,
     /// Mirrors first.
     endpoints: Vec<Endpoint>,
     repository: String,
@@ -117,7 +117,7 @@ impl Client {
     #[must_use]
     pub fn new(config: Config) -> Self {
         Self {
-            transport: Arc::new(Transport::new(config)),
+            config: Arc::new(config),
         }
     }
 
@@ -135,7 +135,7 @@ impl Client {
         let path = full.strip_prefix(domain).unwrap_or(&full);
         path.trim_start_matches('/')
             .clone_into(&mut session.repository);
-        let mirrors = self.transport.config.mirrors.get(domain);
+        let mirrors = self.config.mirrors.get(domain);
         if let (Some(mirrors), Access::Pull) = (mirrors, access) {
             let all = mirrors.iter().map(|m| mirror(m));
             let mut all = all.collect::<Result<Vec<_>, _>>()?;
@@ -171,7 +171,7 @@ impl Client {
             host => host,
         };
         Session {
-            transport: Arc::clone(&self.transport),
+            transport: Transport::new(Arc::clone(&self.config)),
             endpoints: vec![Endpoint::new(host, None, false)],
             repository: String::new(),
             credentials,

@@ -37,7 +37,7 @@ const AGENT: &str = concat!("plimsoll/", env!("CARGO_PKG_VERSION"));
 type Client = HttpClient<HttpsConnector<HttpConnector>, Body>;
 
 pub(crate) struct Transport {
-    pub(crate) config: Config,
+    pub(crate) config: Arc<Config>,
     provider: Arc<CryptoProvider>,
     /// By `host[:port]`: each has certificates of its own.
     clients: Mutex<HashMap<String, Client>>,
@@ -91,7 +91,7 @@ impl Call {
 }
 
 impl Transport {
-    pub(crate) fn new(config: Config) -> Self {
+    pub(crate) fn new(config: Arc<Config>) -> Self {
         Self {
             config,
             provider: Arc::new(rustls::crypto::ring::default_provider()),

@@ -98,9 +98,9 @@ impl Image {
         self
     }
 
-    /// The bytes that `load` takes.
+    /// Its layers as tar, lowest first, and its configuration.
     #[must_use]
-    pub fn archive(&self) -> Vec<u8> {
+    pub fn parts(&self) -> (Vec<Vec<u8>>, Vec<u8>) {
         let layers: Vec<Vec<u8>> = self.layers.iter().map(|l| tar(l)).collect();
         let ids: Vec<String> = layers.iter().map(|l| digest(l)).collect();
         let config = json!({
@@ -116,6 +116,14 @@ impl Image {
         })
         .to_string()
         .into_bytes();
+        (layers, config)
+    }
+
+    /// The bytes that `load` takes.
+    #[must_use]
+    pub fn archive(&self) -> Vec<u8> {
+        let (layers, config) = self.parts();
+        let ids: Vec<String> = layers.iter().map(|l| digest(l)).collect();
         let config_name = format!("{}.json", digest(&config));
         let manifest = json!([{
             "Config": config_name,

@@ -21,6 +21,7 @@ pub mod image;
 pub mod instance;
 pub mod powercut;
 pub mod procfs;
+pub mod registry;
 pub mod vm;
 
 pub use conservation::Snapshot;

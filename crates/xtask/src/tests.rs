@@ -8,7 +8,7 @@ use crate::setup::{self, Need};
 use crate::tidy;
 
 /// What tests run besides our own programs.
-const NEEDS: [Need; 17] = [
+const NEEDS: [Need; 19] = [
     ("busybox", "busybox-static"),
     ("docker", "docker.io"),
     ("mkfs.ext4", "e2fsprogs"),
@@ -18,6 +18,8 @@ const NEEDS: [Need; 17] = [
     ("newuidmap", "uidmap"),
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("mmdebstrap", "mmdebstrap"),
+    ("docker-registry", "docker-registry"),
+    ("openssl", "openssl"),
     ("xz", "xz-utils"),
     ("strip", "binutils"),
     ("nft", "nftables"),

@@ -13,6 +13,7 @@ mod health;
 mod lifecycle;
 mod names;
 mod networks;
+mod registry;
 mod restart;
 mod vm;
 
