@@ -190,6 +190,17 @@ impl Client {
         self.request(method, path, body, "")
     }
 
+    /// As [`Client::send`], with whole lines of a header.
+    pub(crate) fn send_with(
+        &self,
+        method: &str,
+        path: &str,
+        body: Body<'_>,
+        header: &str,
+    ) -> Result<Response<'_>, HttpError> {
+        self.request(method, path, body, header)
+    }
+
     pub(crate) fn get(&self, path: &str) -> Result<Response<'_>, HttpError> {
         self.send("GET", path, Body::Empty)
     }

@@ -18,6 +18,7 @@ mod flags;
 mod foreground;
 mod http;
 mod human;
+mod login;
 mod mounts;
 mod oci;
 mod parse;

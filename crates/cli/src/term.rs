@@ -66,6 +66,29 @@ impl Drop for RawMode {
     }
 }
 
+/// The terminal shows nothing of what is typed, until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Silent {
+    saved: Termios,
+}
+
+impl Silent {
+    pub(crate) fn enter() -> io::Result<Self> {
+        let saved = termios::tcgetattr(io::stdin())?;
+        let mut silent = saved.clone();
+        silent.local_modes.remove(termios::LocalModes::ECHO);
+        termios::tcsetattr(io::stdin(), OptionalActions::Now, &silent)?;
+        Ok(Self { saved })
+    }
+}
+
+impl Drop for Silent {
+    fn drop(&mut self) {
+        // nothing can be done about a terminal that is gone
+        let _ = termios::tcsetattr(io::stdin(), OptionalActions::Now, &self.saved);
+    }
+}
+
 /// The keys that detach, as bytes: `ctrl-p,ctrl-q`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct DetachKeys(Vec<u8>);

@@ -417,7 +417,9 @@ fn mirrors(values: &[String]) -> Result<BTreeMap<String, Vec<String>>, String> {
             _ => ("docker.io", value.as_str()),
         };
         engine::check_mirror(mirror)?;
-        out.entry(of.to_owned()).or_default().push(mirror.to_owned());
+        out.entry(of.to_owned())
+            .or_default()
+            .push(mirror.to_owned());
     }
     Ok(out)
 }

@@ -86,7 +86,7 @@ async fn measure(rounds: usize, root: Option<PathBuf>) -> Result<(), Failure> {
         debug: false,
         cgroup_driver: engine::CgroupDriver::default(),
         networks: engine::NetworkSettings::default(),
-            registries: engine::RegistrySettings::default(),
+        registries: engine::RegistrySettings::default(),
     };
     let mut table = Table(Vec::new());
     let engine = Engine::start(config.clone()).await?;

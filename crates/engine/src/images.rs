@@ -218,7 +218,9 @@ pub(crate) async fn import(
             platform: options.platform.unwrap_or_default(),
             config: RunConfig::default(),
         };
-        let imported = inner.store.import(&mut *tar, &request, &Relay::new(progress));
+        let imported = inner
+            .store
+            .import(&mut *tar, &request, &Relay::new(progress));
         imported.map_err(|e| match e {
             ImportError::Load(e) => load_error(e),
             other => Error::invalid(Error::store("import")(other).report()),

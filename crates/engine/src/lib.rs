@@ -42,13 +42,13 @@ use std::time::Duration;
 use tokio::net::UnixStream;
 use tokio::sync::{broadcast, mpsc, oneshot};
 
+pub use ::registry::Config as RegistrySettings;
 pub use container::health_word;
 pub use error::Error;
-pub use ::registry::Config as RegistrySettings;
-pub use remote::{Credentials, Distribution, Pulled, Pushed, check_mirror};
 pub use networks::{
     EndpointState, Membership, NetworkRecord, NetworkSettings, NetworkView, PublishPolicy, Subnet,
 };
+pub use remote::{Credentials, Distribution, Pulled, Pushed, check_mirror};
 pub use shim::{Health, HealthResult};
 pub use start::StartError;
 pub use views::*;

@@ -181,7 +181,9 @@ pub(crate) async fn pull(
         handle: Handle::current(),
     };
     long(engine, move |inner| {
-        let pulled = inner.store.pull(&request, &source, &Relay::of_pull(progress));
+        let pulled = inner
+            .store
+            .pull(&request, &source, &Relay::of_pull(progress));
         pulled.map_err(load_error)
     })
     .await?;
@@ -209,7 +211,10 @@ impl Source for Remote {
             current: Bytes::new(),
             blob: Some(blob),
         };
-        Ok((reader.blob.as_ref().map_or(0, |b| b.offset), Box::new(reader)))
+        Ok((
+            reader.blob.as_ref().map_or(0, |b| b.offset),
+            Box::new(reader),
+        ))
     }
 }
 
@@ -243,7 +248,10 @@ impl Read for BlobReader {
         }
         let n = buffer.len().min(self.current.len());
         let piece = self.current.split_to(n);
-        buffer.iter_mut().zip(&piece).for_each(|(to, from)| *to = *from);
+        buffer
+            .iter_mut()
+            .zip(&piece)
+            .for_each(|(to, from)| *to = *from);
         Ok(n)
     }
 }
@@ -258,9 +266,7 @@ pub(crate) async fn push(
 ) -> Result<Pushed, Error> {
     let reference = parsed(reference)?;
     let Some(tag) = reference.tag().filter(|_| reference.digest().is_none()) else {
-        return Err(Error::invalid(
-            "cannot push a digest reference: name a tag",
-        ));
+        return Err(Error::invalid("cannot push a digest reference: name a tag"));
     };
     let failed = || push_error(&reference);
     let image = crate::images::find(&engine.images.load(), &reference.familiar())?;
@@ -284,9 +290,7 @@ pub(crate) async fn push(
         say(progress, short(digest), "Preparing").await;
     }
     futures_util::stream::iter(blobs)
-        .map(|(digest, size)| async move {
-            send(engine, session, &digest, size, progress).await
-        })
+        .map(|(digest, size)| async move { send(engine, session, &digest, size, progress).await })
         .buffer_unordered(PUSHED_AT_ONCE)
         .try_collect::<Vec<()>>()
         .await
@@ -304,7 +308,10 @@ pub(crate) async fn push(
     let id = image.id.clone();
     engine
         .blocking("note the image's digest", move |inner| {
-            inner.store.note_digest(&id, &by_digest).map_err(Error::store("note the digest"))
+            inner
+                .store
+                .note_digest(&id, &by_digest)
+                .map_err(Error::store("note the digest"))
         })
         .await?;
     engine.refresh_images().await;
@@ -334,7 +341,10 @@ fn short(digest: &str) -> &str {
 
 /// Another repository of the same registry that has the image.
 fn neighbour(image: &ImageView, reference: &Reference) -> Option<String> {
-    let all = image.digests.iter().filter_map(|d| Reference::parse(d).ok());
+    let all = image
+        .digests
+        .iter()
+        .filter_map(|d| Reference::parse(d).ok());
     let other = all
         .filter(|r| r.domain() == reference.domain())
         .map(|r| r.repository())
@@ -354,11 +364,13 @@ async fn parts(engine: &Arc<Inner>, id: &str) -> Result<Parts, Error> {
     let id = id.to_owned();
     engine
         .blocking("read the image's manifest", move |inner| {
-            let image = inner.store.image(&id).map_err(Error::store("find the image"))?;
+            let image = inner
+                .store
+                .image(&id)
+                .map_err(Error::store("find the image"))?;
             let manifest = inner.store.read_blob(&image.manifest);
             let manifest = manifest.map_err(Error::store("read the image's manifest"))?;
-            let said: serde_json::Value =
-                serde_json::from_slice(&manifest).unwrap_or_default();
+            let said: serde_json::Value = serde_json::from_slice(&manifest).unwrap_or_default();
             let media_type = said.get("mediaType").and_then(|m| m.as_str());
             let media_type = media_type.unwrap_or(registry::manifest::OCI_MANIFEST);
             Ok(Parts {
@@ -452,9 +464,10 @@ pub(crate) async fn log_in(
 ) -> Result<(), Error> {
     let asked = engine.remote.log_in(registry, credentials).await;
     asked.map_err(|error| match error {
-        registry::Error::Unauthorized(why) => {
-            Error::new(ErrorKind::Unauthorized, format!("login attempt to {registry} failed: {why}"))
-        }
+        registry::Error::Unauthorized(why) => Error::new(
+            ErrorKind::Unauthorized,
+            format!("login attempt to {registry} failed: {why}"),
+        ),
         registry::Error::Config(what) => Error::invalid(what),
         error => Error::caused(ErrorKind::Internal, format!("log in to {registry}"), error),
     })

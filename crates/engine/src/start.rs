@@ -88,6 +88,15 @@ async fn systemd_tree(config: &EngineConfig) -> Result<Option<PathBuf>, StartErr
     Ok(Some(base))
 }
 
+/// Absent: logs cannot be followed.
+fn watcher() -> Option<Watcher> {
+    let watcher = Watcher::new();
+    if let Err(error) = &watcher {
+        tracing::warn!(%error, "logs cannot be followed");
+    }
+    watcher.ok()
+}
+
 pub(crate) async fn start(config: EngineConfig) -> Result<Engine, StartError> {
     let systemd = systemd_tree(&config).await?;
     let (data_root, shims) = (config.data_root.clone(), config.exec_root.join("shims"));
@@ -108,13 +117,7 @@ pub(crate) async fn start(config: EngineConfig) -> Result<Engine, StartError> {
     let (store, report) = opening.await.map_err(|e| StartError::Reconcile {
         source: Error::store("open the store")(e),
     })??;
-    let watcher = match Watcher::new() {
-        Ok(watcher) => Some(watcher),
-        Err(error) => {
-            tracing::warn!(error = %Error::store("watch log files")(error).report(), "logs cannot be followed");
-            None
-        }
-    };
+    let watcher = watcher();
     let (closing, _) = watch::channel(false);
     let inner = Arc::new(Inner {
         instance: runtime::cgroup::instance_name(&config.exec_root),

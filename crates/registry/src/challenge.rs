@@ -125,10 +125,7 @@ mod tests {
             ),
             ("Bearer service=\"no realm\"", vec![]),
             ("Negotiate, Basic", vec![Challenge::Basic]),
-            (
-                r#"Bearer realm="a\"b""#,
-                vec![bearer("a\"b", None, None)],
-            ),
+            (r#"Bearer realm="a\"b""#, vec![bearer("a\"b", None, None)]),
             ("", vec![]),
         ] {
             assert_eq!(parse(value), wanted, "{value}");

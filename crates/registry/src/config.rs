@@ -109,7 +109,13 @@ mod tests {
         ] {
             assert!(config.is_insecure(insecure), "{insecure}");
         }
-        for secure in ["a.test", "a.test:443", "10.2.0.1", "[fe80::1]", "localhost.test"] {
+        for secure in [
+            "a.test",
+            "a.test:443",
+            "10.2.0.1",
+            "[fe80::1]",
+            "localhost.test",
+        ] {
             assert!(!config.is_insecure(secure), "{secure}");
         }
     }

@@ -106,7 +106,9 @@ impl Platform {
     pub fn parse(text: &str) -> Result<Self, Error> {
         let parts: Vec<&str> = text.split('/').collect();
         let fine = |p: &&str| {
-            !p.is_empty() && p.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
+            !p.is_empty()
+                && p.chars()
+                    .all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
         };
         let wrong = || {
             Error::Config(format!(
@@ -224,7 +226,10 @@ pub fn choose<'a>(list: &'a [Descriptor], wanted: &Platform) -> Result<&'a Descr
     let fitting = list.iter().filter(usable).filter_map(score);
     let best = fitting.min_by_key(|(score, _)| *score).map(|(_, d)| d);
     best.ok_or_else(|| {
-        let all = list.iter().filter(usable).filter_map(|d| d.platform.as_ref());
+        let all = list
+            .iter()
+            .filter(usable)
+            .filter_map(|d| d.platform.as_ref());
         let found: Vec<String> = all.map(ToString::to_string).collect();
         Error::Platform {
             wanted: wanted.to_string(),
@@ -248,11 +253,23 @@ mod tests {
     #[test]
     fn what_is_both_or_neither_is_refused() {
         for (kind, text) in [
-            (OCI_INDEX, r#"{"schemaVersion": 2, "manifests": [], "layers": [], "config": {}}"#),
+            (
+                OCI_INDEX,
+                r#"{"schemaVersion": 2, "manifests": [], "layers": [], "config": {}}"#,
+            ),
             (OCI_MANIFEST, r#"{"schemaVersion": 2, "manifests": []}"#),
-            (OCI_INDEX, r#"{"schemaVersion": 2, "config": {}, "layers": []}"#),
-            (OCI_MANIFEST, r#"{"schemaVersion": 1, "config": {}, "layers": []}"#),
-            (OCI_MANIFEST, r#"{"schemaVersion": 2, "config": {"mediaType": "application/x"}, "layers": []}"#),
+            (
+                OCI_INDEX,
+                r#"{"schemaVersion": 2, "config": {}, "layers": []}"#,
+            ),
+            (
+                OCI_MANIFEST,
+                r#"{"schemaVersion": 1, "config": {}, "layers": []}"#,
+            ),
+            (
+                OCI_MANIFEST,
+                r#"{"schemaVersion": 2, "config": {"mediaType": "application/x"}, "layers": []}"#,
+            ),
             (SCHEMA_1[1], "{}"),
             (OCI_MANIFEST, "["),
         ] {
@@ -290,7 +307,10 @@ mod tests {
         assert_eq!(chosen("linux/arm/v7").unwrap(), "linux/arm/v7");
         assert_eq!(chosen("linux/arm/v6").unwrap(), "linux/arm/v6");
         let none = chosen("linux/riscv64").unwrap_err().to_string();
-        assert!(none.contains("linux/riscv64") && none.contains("linux/amd64"), "{none}");
+        assert!(
+            none.contains("linux/riscv64") && none.contains("linux/amd64"),
+            "{none}"
+        );
         for wrong in ["", "a/b/c/d", "linux/", "li nux"] {
             assert!(Platform::parse(wrong).is_err(), "{wrong}");
         }

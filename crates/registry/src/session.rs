@@ -189,11 +189,7 @@ pub fn check_mirror(text: &str) -> Result<(), Error> {
 
 /// `https://host[:port]`
 fn mirror(text: &str) -> Result<Endpoint, Error> {
-    let wrong = || {
-        Error::Config(format!(
-            "the mirror {text:?} is not http[s]://host[:port]"
-        ))
-    };
+    let wrong = || Error::Config(format!("the mirror {text:?} is not http[s]://host[:port]"));
     let uri: Uri = text.trim_end_matches('/').parse().map_err(|_| wrong())?;
     let scheme = match uri.scheme_str() {
         Some("https") => "https",
@@ -258,7 +254,11 @@ impl Session {
     }
 
     /// Asks mirrors in turn, then the registry: the first that has it.
-    async fn ask(&self, make: impl Fn(Uri) -> Result<Call, Error>, rest: &str) -> Result<(usize, Response<Incoming>), Error> {
+    async fn ask(
+        &self,
+        make: impl Fn(Uri) -> Result<Call, Error>,
+        rest: &str,
+    ) -> Result<(usize, Response<Incoming>), Error> {
         let mut last = None;
         for (at, endpoint) in self.endpoints.iter().enumerate() {
             let asked = async {
@@ -374,7 +374,12 @@ impl Session {
         realm: &str,
         service: Option<&str>,
     ) -> Result<String, Error> {
-        let wrong = || Error::Protocol(format!("{}: its realm {realm:?} is no address", endpoint.authority));
+        let wrong = || {
+            Error::Protocol(format!(
+                "{}: its realm {realm:?} is no address",
+                endpoint.authority
+            ))
+        };
         let base: Uri = realm.parse().map_err(|_| wrong())?;
         let secure = self.scheme(endpoint).await? == "https";
         if base.scheme_str() != Some("https") && (secure || base.scheme_str() != Some("http")) {
@@ -501,7 +506,8 @@ impl Session {
         let (at, response) = match self.ask(make, &rest).await {
             // it has less than we do: what we have is wrong
             Err(Error::Refused { status: 416, .. }) => {
-                self.ask(|uri| Ok(Call::new(Method::GET, uri)), &rest).await?
+                self.ask(|uri| Ok(Call::new(Method::GET, uri)), &rest)
+                    .await?
             }
             other => other?,
         };
@@ -573,7 +579,10 @@ impl Session {
         let end = offset + piece.len() as u64;
         let mut call = Call::new(Method::PATCH, at.clone())
             .header(CONTENT_TYPE, "application/octet-stream")?
-            .header(CONTENT_RANGE, &format!("{offset}-{}", end.saturating_sub(1)))?;
+            .header(
+                CONTENT_RANGE,
+                &format!("{offset}-{}", end.saturating_sub(1)),
+            )?;
         call.body = piece;
         let response = self.call(self.origin()?, call).await?;
         location(at, &response)
@@ -618,7 +627,9 @@ impl Session {
         bytes: Vec<u8>,
     ) -> Result<String, Error> {
         let endpoint = self.origin()?;
-        let uri = self.uri(endpoint, &format!("manifests/{reference}")).await?;
+        let uri = self
+            .uri(endpoint, &format!("manifests/{reference}"))
+            .await?;
         let digest = manifest::digest(&bytes);
         let mut call = Call::new(Method::PUT, uri).header(CONTENT_TYPE, media_type)?;
         call.body = bytes.into();
@@ -718,7 +729,9 @@ async fn read(
     let mut bytes = Vec::new();
     while let Some(piece) = blob.next().await? {
         if bytes.len() + piece.len() > most {
-            return Err(Error::Protocol(format!("{what} is longer than {most} bytes")));
+            return Err(Error::Protocol(format!(
+                "{what} is longer than {most} bytes"
+            )));
         }
         bytes.extend_from_slice(&piece);
     }
@@ -728,7 +741,9 @@ async fn read(
 /// In the registry's own words.
 async fn refusal(response: Response<Incoming>) -> Error {
     let status = response.status();
-    let bytes = read(response, MOST_ERROR, "an error").await.unwrap_or_default();
+    let bytes = read(response, MOST_ERROR, "an error")
+        .await
+        .unwrap_or_default();
     let errors: Errors = serde_json::from_slice(&bytes).unwrap_or_default();
     let said: Vec<String> = errors
         .errors

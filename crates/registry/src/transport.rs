@@ -262,16 +262,16 @@ impl Own {
                 match path.extension().and_then(|e| e.to_str()) {
                     Some("crt") => {
                         for certificate in certificates(&path)? {
-                            authorities.add(certificate).map_err(|e| {
-                                Error::Config(format!("{}: {e}", path.display()))
-                            })?;
+                            authorities
+                                .add(certificate)
+                                .map_err(|e| Error::Config(format!("{}: {e}", path.display())))?;
                         }
                     }
                     Some("cert") => {
                         let key = path.with_extension("key");
                         let read = PrivateKeyDer::from_pem_file(&key);
-                        let key = read
-                            .map_err(|e| Error::Config(format!("{}: {e}", key.display())))?;
+                        let key =
+                            read.map_err(|e| Error::Config(format!("{}: {e}", key.display())))?;
                         identity = Some((certificates(&path)?, key));
                     }
                     _ => {}

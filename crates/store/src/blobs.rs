@@ -210,11 +210,10 @@ impl BlobWriter {
         let mut writer = Self::new(Arc::clone(&staged));
         let mut buffer = vec![0; 256 << 10];
         while writer.at < staged.len() {
-            let read =
-                rustix::io::retry_on_intr(|| {
-                    rustix::io::pread(&staged.file, &mut buffer[..], writer.at)
-                })
-                .on("read", &staged.path)?;
+            let read = rustix::io::retry_on_intr(|| {
+                rustix::io::pread(&staged.file, &mut buffer[..], writer.at)
+            })
+            .on("read", &staged.path)?;
             if read == 0 {
                 break;
             }

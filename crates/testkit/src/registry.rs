@@ -191,10 +191,11 @@ impl Scripted {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = listener.local_addr().expect("bound");
         let (layers, config) = image.parts();
-        let names: Vec<String> = layers.iter().map(|l| format!("sha256:{}", digest(l))).collect();
-        let descriptor = |kind: &str, bytes: &[u8]| {
-            json!({"mediaType": kind, "digest": format!("sha256:{}", digest(bytes)), "size": bytes.len()})
-        };
+        let names: Vec<String> = layers
+            .iter()
+            .map(|l| format!("sha256:{}", digest(l)))
+            .collect();
+        let descriptor = |kind: &str, bytes: &[u8]| json!({"mediaType": kind, "digest": format!("sha256:{}", digest(bytes)), "size": bytes.len()});
         let list: Vec<_> = layers
             .iter()
             .map(|l| descriptor("application/vnd.oci.image.layer.v1.tar", l))
@@ -295,7 +296,11 @@ impl Server {
         cut.is_none().then_some(())
     }
 
-    fn right(&self, asked: &Asked, instead: Option<Vec<u8>>) -> (u16, Vec<(String, String)>, Vec<u8>) {
+    fn right(
+        &self,
+        asked: &Asked,
+        instead: Option<Vec<u8>>,
+    ) -> (u16, Vec<(String, String)>, Vec<u8>) {
         let path = asked.path.split('?').next().unwrap_or_default();
         if path == "/v2/" {
             return (200, Vec::new(), Vec::new());
@@ -304,7 +309,8 @@ impl Server {
         let name = path.rsplit('/').next().unwrap_or_default();
         let name = if name == "1" { &self.manifest } else { name };
         let Some(content) = instead.or_else(|| self.blobs.get(name).cloned()) else {
-            let unknown = br#"{"errors": [{"code": "MANIFEST_UNKNOWN", "message": "manifest unknown"}]}"#;
+            let unknown =
+                br#"{"errors": [{"code": "MANIFEST_UNKNOWN", "message": "manifest unknown"}]}"#;
             return (404, Vec::new(), unknown.to_vec());
         };
         let mut headers = Vec::new();

@@ -155,7 +155,7 @@ fn values(context: &Context, flag: &FlagInfo) -> Vec<(String, String)> {
         "env-file" | "label-file" | "input" | "output" | "cidfile" | "add" => files(),
         "network" => fixed(&["none", "host"]),
         "restart" => fixed(&["no", "on-failure", "always", "unless-stopped"]),
-        "pull" => fixed(&["missing", "never"]),
+        "pull" => fixed(&["always", "missing", "never"]),
         "log-driver" => fixed(&["json-file", "none"]),
         "format" => fixed(&["json", "table"]),
         "type" => fixed(&["container", "image", "volume"]),

@@ -41,6 +41,7 @@ pub(crate) struct CreateOptions {
     cidfile: Option<PathBuf>,
     restart: Option<String>,
     swappiness: Option<i64>,
+    pull: Pull,
     // of `run` alone
     pub(crate) detach: bool,
     pub(crate) sig_proxy: bool,
@@ -69,6 +70,7 @@ impl Default for CreateOptions {
             cidfile: None,
             restart: None,
             swappiness: None,
+            pull: Pull::default(),
             detach: false,
             sig_proxy: true,
             detach_keys: None,
@@ -84,7 +86,7 @@ fn insert(map: &mut Option<BTreeMap<String, String>>, text: &str) -> Result<(), 
     Ok(())
 }
 
-const REGISTRY: &str = "there is no registry client yet; bring images with capture, import or load";
+const TRUST: &str = "signatures of content trust (notary) are not built";
 const WINDOWS: &str = "it is for Windows containers";
 const REAL_TIME: &str = "real-time CPU limits come later";
 
@@ -146,7 +148,7 @@ const PROCESS_FLAGS: &[Flag<O>] = &[
     value("label-file", None, "list", |o, v| add(&mut o.label_files, Ok(v.into())), "Read labels from a file"),
     value("annotation", None, "map", |o, v| insert(&mut o.host.annotations, v), "Annotate the container for the OCI runtime"),
     value("cidfile", None, "string", |o, v| set(&mut o.cidfile, Ok(Some(v.into()))), "Write the container's ID to a file"),
-    value("pull", None, "string", |_, v| pull(v), "When to fetch the image (missing, never); there is no registry yet"),
+    value("pull", None, "string", |o, v| { o.pull = pull(v)?; Ok(()) }, "When to fetch the image (always, missing, never)"),
     value("platform", None, "string", |_, v| platform(v), "Platform of the image; this machine's own"),
     switch("quiet", Some('q'), |_, _| (), "Say nothing while an image is fetched"),
 ];
@@ -210,7 +212,7 @@ const REFUSED_FLAGS: &[Flag<O>] = &[
     refused("cpu-rt-period", None, REAL_TIME),
     refused("cpu-rt-runtime", None, REAL_TIME),
     refused("use-api-socket", None, "bind the socket with -v"),
-    refused("disable-content-trust", None, REGISTRY),
+    refused("disable-content-trust", None, TRUST),
     refused("isolation", None, WINDOWS),
     refused("cpu-count", None, WINDOWS),
     refused("cpu-percent", None, WINDOWS),
@@ -369,10 +371,20 @@ fn endpoints(o: &mut O) -> Result<NetworkingConfig, String> {
     })
 }
 
-fn pull(text: &str) -> Result<(), String> {
+/// When an image is fetched.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Pull {
+    Always,
+    #[default]
+    Missing,
+    Never,
+}
+
+fn pull(text: &str) -> Result<Pull, String> {
     match text {
-        "missing" | "never" | "" => Ok(()),
-        "always" => Err(format!("not supported by this version: {REGISTRY}")),
+        "missing" | "" => Ok(Pull::Missing),
+        "never" => Ok(Pull::Never),
+        "always" => Ok(Pull::Always),
         _ => Err(format!(
             "invalid pull option: '{text}': must be one of \"always\", \"missing\" or \"never\""
         )),
@@ -569,11 +581,24 @@ pub(crate) fn create(
         .with_some("name", o.name.as_deref())
         .build();
     let body = serde_json::to_vec(request).map_err(|e| Failure::say(e.to_string()))?;
-    let created: CreateResponse = context
-        .client
-        .send("POST", &path, Body::Json(body))
-        .and_then(crate::http::Response::json)
-        .map_err(|e| explain(e, &request.config.image))?;
+    let image = request.config.image.as_str();
+    if o.pull == Pull::Always {
+        super::registry::fetch(context, image, None)?;
+    }
+    let post = || {
+        context
+            .client
+            .send("POST", &path, Body::Json(body.clone()))
+            .and_then(crate::http::Response::json::<CreateResponse>)
+    };
+    let created = match post() {
+        Err(error) if lacks_image(&error) && o.pull != Pull::Never => {
+            context.warn(&format!("Unable to find image '{image}' locally"));
+            super::registry::fetch(context, image, None)?;
+            post()?
+        }
+        other => other?,
+    };
     for warning in &created.warnings {
         context.warn(&format!("WARNING: {warning}"));
     }
@@ -583,14 +608,8 @@ pub(crate) fn create(
     Ok(created)
 }
 
-/// There is no registry to pull from: what else gives the image.
-fn explain(error: HttpError, image: &str) -> Failure {
-    if error.status() == Some(404) && error.to_string().to_ascii_lowercase().contains("image") {
-        return Failure::say(format!(
-            "Unable to find image '{image}' locally\nthere is no registry client yet: make an image of this machine's programs with `plimsoll capture -t {image} PROGRAM...`, or bring one with `plimsoll load -i FILE` or `plimsoll import FILE {image}`"
-        ));
-    }
-    error.into()
+fn lacks_image(error: &HttpError) -> bool {
+    error.status() == Some(404) && error.to_string().to_ascii_lowercase().contains("image")
 }
 
 /// The file for the container's ID: made before the container, removed if there is none.
@@ -747,8 +766,8 @@ mod tests {
                 "invalid argument \"x:80\" for \"-p, --publish\" flag: invalid hostPort: x",
             ),
             (
-                "--pull always i",
-                "invalid argument \"always\" for \"--pull\" flag: not supported by this version: there is no registry client yet; bring images with capture, import or load",
+                "--pull often i",
+                "invalid argument \"often\" for \"--pull\" flag: invalid pull option: 'often': must be one of \"always\", \"missing\" or \"never\"",
             ),
             (
                 "--rm --restart always i",

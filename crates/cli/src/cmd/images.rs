@@ -102,11 +102,14 @@ pub(crate) fn send_archive(
         Body::Stream("application/x-tar", &mut counted),
     );
     counted.finish();
-    say_messages(context, answer?)
+    say_messages(answer?, |line| context.print(line))
 }
 
-/// Prints a stream of progress messages; the last may be an error.
-fn say_messages(context: &Context, response: Response<'_>) -> Outcome {
+/// Tells of a stream of progress messages; the last may be an error.
+pub(super) fn say_messages(
+    response: Response<'_>,
+    mut tell: impl FnMut(&str) -> Outcome,
+) -> Outcome {
     for line in BufReader::new(response).lines() {
         let line =
             line.map_err(|e| Failure::say(format!("the daemon's answer ends early: {e}")))?;
@@ -123,9 +126,13 @@ fn say_messages(context: &Context, response: Response<'_>) -> Outcome {
             continue;
         }
         if !message.stream.is_empty() {
-            context.print(&message.stream)?;
+            tell(&message.stream)?;
         } else if !message.status.is_empty() {
-            context.println(&message.status)?;
+            let id = match message.id.is_empty() {
+                true => String::new(),
+                false => format!("{}: ", message.id),
+            };
+            tell(&format!("{id}{}\n", message.status))?;
         }
     }
     Ok(())

@@ -11,6 +11,7 @@ pub(crate) mod images;
 pub(crate) mod inspect;
 pub(crate) mod lists;
 pub(crate) mod networks;
+pub(crate) mod registry;
 pub(crate) mod run;
 pub(crate) mod stats;
 pub(crate) mod system;

@@ -140,13 +140,15 @@ pub(super) async fn save_many(call: Call) -> Answer {
 
 fn progress_line(p: Progress) -> ProgressMessage {
     let number = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+    let amount = || ProgressDetail {
+        current: number(p.current),
+        total: number(p.total),
+    };
+    let has_amount = p.current > 0 || p.total > 0;
     ProgressMessage {
+        progress_detail: has_amount.then(amount),
         status: p.status,
         id: p.id,
-        progress_detail: Some(ProgressDetail {
-            current: number(p.current),
-            total: number(p.total),
-        }),
         ..ProgressMessage::default()
     }
 }

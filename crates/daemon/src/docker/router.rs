@@ -17,8 +17,8 @@ use super::answer::{Answer, Body};
 use super::call::{Call, Query, percent};
 use super::failure::Failure;
 use super::{
-    Api, absent, archive, containers, exec, images, list, networks, plimsoll, registry, stats, streams,
-    system, volumes,
+    Api, absent, archive, containers, exec, images, list, networks, plimsoll, registry, stats,
+    streams, system, volumes,
 };
 
 /// One line of the table.

@@ -31,8 +31,8 @@ use crate::tar::TarError;
 use crate::unpack::UnpackError;
 
 pub use index::ImagesUsage;
-pub use pull::{PullRequest, Source};
 pub(crate) use index::{NewImage, SCHEMA, hex_of, referenced_blobs, referenced_layers};
+pub use pull::{PullRequest, Source};
 pub use remove::{RemoveOptions, Removed};
 
 /// An image as the index has it.

@@ -268,7 +268,11 @@ fn fill(
                     error.kind(),
                     io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied
                 );
-                failures = if download.len() > before { 1 } else { failures + 1 };
+                failures = if download.len() > before {
+                    1
+                } else {
+                    failures + 1
+                };
                 if last || failures >= TRIES {
                     return Err(LoadError::Source {
                         digest: layer.blob.clone(),

@@ -80,12 +80,18 @@ fn push_and_pull_by_the_docker_command() {
     let at = &registry.address;
     let (one, two) = (Instance::with_busybox(), Instance::new());
     let refused = docker(&one, &format!("push {at}/my/box:1"));
-    assert!(refused.contains("does not exist") || refused.contains("No such image"), "{refused}");
+    assert!(
+        refused.contains("does not exist") || refused.contains("No such image"),
+        "{refused}"
+    );
     docker(&one, &format!("tag {BUSYBOX} {at}/my/box:1"));
     let refused = docker(&one, &format!("push {at}/my/box:1"));
     assert!(refused.contains("access denied"), "{refused}");
     let wrong = docker(&one, &format!("login -u user -p wrong {at}"));
-    assert!(wrong.contains("unauthorized") || wrong.contains("401"), "{wrong}");
+    assert!(
+        wrong.contains("unauthorized") || wrong.contains("401"),
+        "{wrong}"
+    );
     for instance in [&one, &two] {
         let text = docker(instance, &format!("login -u user -p secret {at}"));
         assert!(text.contains("Login Succeeded"), "{text}");
@@ -117,54 +123,82 @@ fn push_and_pull_by_the_docker_command() {
     // the same in a second repository is mounted, or there already
     docker(&one, &format!("tag {BUSYBOX} {at}/other/box:1"));
     let mounted = docker(&one, &format!("push {at}/other/box:1"));
-    assert!(mounted.contains("Mounted") || mounted.contains("already"), "{mounted}");
+    assert!(
+        mounted.contains("Mounted") || mounted.contains("already"),
+        "{mounted}"
+    );
+}
+
+type Behaviour = Box<dyn Fn(&Asked, usize) -> Reply + Send + Sync>;
+
+/// Of the registry's upper layer, another content.
+fn instead(content: Vec<u8>) -> Behaviour {
+    let top = top_layer().0;
+    Box::new(move |a, _| match a.path.ends_with(&top) {
+        true => Reply::Instead(content.clone()),
+        false => Reply::Right,
+    })
+}
+
+fn of_manifests(reply: Reply) -> Behaviour {
+    Box::new(move |a, _| match a.path.contains("/manifests/") {
+        true => reply.clone(),
+        false => Reply::Right,
+    })
+}
+
+/// Digest and content.
+fn top_layer() -> (String, Vec<u8>) {
+    let top = image().parts().0.remove(1);
+    (testkit::image::digest(&top), top)
+}
+
+/// What it does, how, and a word of what is said of it.
+fn ways_to_misbehave() -> Vec<(&'static str, Behaviour, &'static str)> {
+    let (digest, top) = top_layer();
+    let middle = top.len() / 2;
+    let mut flipped = top.clone();
+    flipped[middle] ^= 1;
+    let mut longer = top.clone();
+    longer.extend([0; 512]);
+    let kind = |t: &str| vec![("Content-Type".to_owned(), t.to_owned())];
+    let oci = "application/vnd.oci.image.manifest.v1+json";
+    let signed = "application/vnd.docker.distribution.manifest.v1+prettyjws";
+    let around = vec![("Location".to_owned(), "/v2/any/manifests/1".to_owned())];
+    let long = Reply::Other(200, kind(oci), vec![b' '; 5 << 20]);
+    let none = Reply::Other(200, kind(oci), b"[]".to_vec());
+    let old = Reply::Other(200, kind(signed), b"{}".to_vec());
+    let circle = Reply::Other(302, around, Vec::new());
+    let lacks: Behaviour = Box::new(move |a, _| match a.path.ends_with(&digest) {
+        true => Reply::Other(404, Vec::new(), Vec::new()),
+        false => Reply::Right,
+    });
+    vec![
+        ("another content", instead(flipped), "digest"),
+        ("more than it says", instead(longer), "digest"),
+        (
+            "less than it says",
+            instead(top[..middle].to_vec()),
+            "it ends at",
+        ),
+        (
+            "a manifest without an end",
+            of_manifests(long),
+            "longer than",
+        ),
+        ("a manifest that is none", of_manifests(none), "manifest"),
+        ("schema 1", of_manifests(old), "schema 1"),
+        ("a circle", of_manifests(circle), "redirects"),
+        ("no layer", lacks, "404"),
+    ]
 }
 
 /// Each way to misbehave: a clear error, nothing is left, and the next pull of a good registry works.
 #[test]
 fn a_registry_that_misbehaves() {
-    let is_layer = |a: &Asked, layer: &str| a.path.ends_with(&layer[7..]) && a.path.contains("/blobs/");
-    let (layers, _) = image().parts();
-    let names: Vec<String> = layers
-        .iter()
-        .map(|l| format!("sha256:{}", testkit::image::digest(l)))
-        .collect();
-    let top = names[1].clone();
-    let mut flipped = layers[1].clone();
-    let middle = flipped.len() / 2;
-    flipped[middle] ^= 1;
-    let mut longer = layers[1].clone();
-    longer.extend([0; 512]);
-    let shorter = layers[1][..middle].to_vec();
-    let instead = |content: Vec<u8>| -> Box<dyn Fn(&Asked, usize) -> Reply + Send + Sync> {
-        let top = top.clone();
-        Box::new(move |a, _| match is_layer(a, &top) {
-            true => Reply::Instead(content.clone()),
-            false => Reply::Right,
-        })
-    };
-    let manifests = |reply: Reply| -> Box<dyn Fn(&Asked, usize) -> Reply + Send + Sync> {
-        Box::new(move |a, _| match a.path.contains("/manifests/") {
-            true => reply.clone(),
-            false => Reply::Right,
-        })
-    };
-    let kind = |t: &str| vec![("Content-Type".to_owned(), t.to_owned())];
-    let oci = "application/vnd.oci.image.manifest.v1+json";
-    let around = vec![("Location".to_owned(), "/v2/any/manifests/1".to_owned())];
-    let cases: Vec<(&str, Box<dyn Fn(&Asked, usize) -> Reply + Send + Sync>, &str)> = vec![
-        ("another content", instead(flipped), "digest"),
-        ("more than it says", instead(longer), "digest"),
-        ("less than it says", instead(shorter), "it ends at"),
-        ("a manifest without an end", manifests(Reply::Other(200, kind(oci), vec![b' '; 5 << 20])), "longer than"),
-        ("a manifest that is none", manifests(Reply::Other(200, kind(oci), b"[]".to_vec())), "manifest"),
-        ("schema 1", manifests(Reply::Other(200, kind("application/vnd.docker.distribution.manifest.v1+prettyjws"), b"{}".to_vec())), "schema 1"),
-        ("a circle", manifests(Reply::Other(302, around, Vec::new())), "redirects"),
-        ("no layer", Box::new({ let top = top.clone(); move |a, _| if is_layer(a, &top) { Reply::Other(404, Vec::new(), Vec::new()) } else { Reply::Right } }), "404"),
-    ];
     let instance = Instance::new();
-    for (what, behaviour, word) in cases {
-        let bad = Scripted::serve(&image(), move |a, n| behaviour(a, n));
+    for (what, behaviour, word) in ways_to_misbehave() {
+        let bad = Scripted::serve(&image(), behaviour);
         let end = end_of(&pull(&instance, &bad.image()));
         assert!(end.contains(word), "{what}: {end}");
         assert_eq!(images(&instance), 0, "{what}");
@@ -234,7 +268,10 @@ fn a_pull_goes_on_after_kill_9() {
         });
         until("the pull to break off", Duration::from_secs(20), || {
             let asked = registry.asked();
-            asked.iter().any(|a| a.path.ends_with(&top) && a.range().is_some()).then_some(())
+            asked
+                .iter()
+                .any(|a| a.path.ends_with(&top) && a.range().is_some())
+                .then_some(())
         });
         instance.kill9();
     });
@@ -243,7 +280,10 @@ fn a_pull_goes_on_after_kill_9() {
     let end = end_of(&pull(&instance, &registry.image()));
     assert!(end.contains("Downloaded newer image"), "{end}");
     let asked = registry.asked();
-    let first = asked[before..].iter().find(|a| a.path.ends_with(&top)).unwrap();
+    let first = asked[before..]
+        .iter()
+        .find(|a| a.path.ends_with(&top))
+        .unwrap();
     assert_eq!(first.range(), Some(1_000_000), "{first:?}");
     is_whole(&instance, &registry.image());
     fsck_is_clean(&instance);
@@ -260,7 +300,10 @@ fn mirrors_of_any_registry() {
             false => Reply::Right,
         }
     });
-    let flag = format!("--registry-mirror={}=http://{}", origin.address, mirror.address);
+    let flag = format!(
+        "--registry-mirror={}=http://{}",
+        origin.address, mirror.address
+    );
     let mut instance = Instance::prepared().arguments(&[&flag]);
     instance.start();
     let end = end_of(&pull(&instance, &origin.image()));
@@ -272,8 +315,17 @@ fn mirrors_of_any_registry() {
         blobs.map(|a| a.path.clone()).collect::<Vec<_>>()
     };
     assert_eq!(blobs(&mirror).len(), 3, "{:?}", blobs(&mirror));
-    assert!(blobs(&origin).iter().all(|p| p.ends_with(&origin.layers[1])));
-    assert!(!origin.asked().iter().any(|a| a.path.contains("/manifests/")));
+    assert!(
+        blobs(&origin)
+            .iter()
+            .all(|p| p.ends_with(&origin.layers[1]))
+    );
+    assert!(
+        !origin
+            .asked()
+            .iter()
+            .any(|a| a.path.contains("/manifests/"))
+    );
 }
 
 /// FAILURES "Killed pull leaves half layers", "Disk full".
@@ -281,8 +333,10 @@ fn mirrors_of_any_registry() {
 fn a_pull_with_a_fault_at_every_step() {
     // few entries: each one made is a step, and each step is an engine of its own
     let busybox = std::fs::read("/bin/busybox").unwrap();
-    let small = Image::of(vec![("busybox".to_owned(), Node::File(busybox, 0o755))])
-        .layer(vec![("payload".to_owned(), Node::File(vec![7; 100_000], 0o644))]);
+    let small = Image::of(vec![("busybox".to_owned(), Node::File(busybox, 0o755))]).layer(vec![(
+        "payload".to_owned(),
+        Node::File(vec![7; 100_000], 0o644),
+    )]);
     let registry = Scripted::serve(&small, |_, _| Reply::Right);
     let name = registry.image();
     let path = format!("/images/create?fromImage={}/any&tag=1", registry.address);
@@ -298,7 +352,10 @@ fn a_pull_with_a_fault_at_every_step() {
             check: &|i, acknowledged| {
                 goes_on(i);
                 let there = attempt(i.api().get(&format!("/images/{name}/json"))).is_some();
-                assert!(there || !acknowledged.contains("pulled"), "it was acknowledged");
+                assert!(
+                    there || !acknowledged.contains("pulled"),
+                    "it was acknowledged"
+                );
                 let end = end_of(&pull(i, &name));
                 assert!(end.starts_with("Status: "), "{end}");
                 let fields = serde_json::json!({"Image": name});
@@ -315,4 +372,59 @@ fn a_pull_with_a_fault_at_every_step() {
         &["daemon"],
         &[Action::Kill, Action::Enospc, Action::Eio],
     );
+}
+
+/// Our own command line: login, push, pull, and a run that fetches what it lacks.
+#[test]
+fn push_and_pull_by_our_own_command_line() {
+    let registry = Debian::start(Wants {
+        password: true,
+        tls: false,
+    });
+    let at = &registry.address;
+    let (one, two) = (Instance::with_busybox(), Instance::new());
+    let plimsoll = |instance: &Instance, words: &str, input: &str| {
+        let words: Vec<&str> = words.split(' ').collect();
+        let mut command = instance.plimsoll_command();
+        command
+            .args(&words)
+            .env("DOCKER_CONFIG", one.path().join("docker-config"))
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        std::io::Write::write_all(&mut child.stdin.take().unwrap(), input.as_bytes()).unwrap();
+        said(child.wait_with_output().unwrap())
+    };
+    plimsoll(&one, &format!("tag {BUSYBOX} {at}/a/b"), "");
+    let refused = plimsoll(&one, &format!("push {at}/a/b"), "");
+    assert!(refused.contains("push access denied"), "{refused}");
+    let wrong = plimsoll(&one, &format!("login -u user --password-stdin {at}"), "x");
+    assert!(wrong.contains("login attempt to"), "{wrong}");
+    let login = plimsoll(
+        &one,
+        &format!("login -u user --password-stdin {at}"),
+        "secret\n",
+    );
+    assert_eq!(login, "Login Succeeded");
+    let pushed = plimsoll(&one, &format!("push {at}/a/b"), "");
+    assert!(pushed.contains("latest: digest: sha256:"), "{pushed}");
+    let never = plimsoll(&two, &format!("run --rm --pull never {at}/a/b echo x"), "");
+    assert!(never.contains("No such image"), "{never}");
+    let ran = plimsoll(&two, &format!("run --rm {at}/a/b echo fetched"), "");
+    assert!(
+        ran.contains("Unable to find image") && ran.contains("fetched"),
+        "{ran}"
+    );
+    let pulled = plimsoll(&two, &format!("pull {at}/a/b"), "");
+    assert!(
+        pulled.contains("Image is up to date") && pulled.ends_with(":latest"),
+        "{pulled}"
+    );
+    let quiet = plimsoll(&two, &format!("pull -q {at}/a/b"), "");
+    assert_eq!(quiet, format!("{at}/a/b:latest"));
+    let out = plimsoll(&one, &format!("logout {at}"), "");
+    assert!(out.starts_with("Removing login credentials"), "{out}");
+    let refused = plimsoll(&two, &format!("pull {at}/a/b"), "");
+    assert!(refused.contains("pull access denied"), "{refused}");
 }
