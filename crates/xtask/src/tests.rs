@@ -8,7 +8,7 @@ use crate::setup::{self, Need};
 use crate::tidy;
 
 /// What tests run besides our own programs.
-const NEEDS: [Need; 19] = [
+const NEEDS: [Need; 20] = [
     ("busybox", "busybox-static"),
     ("docker", "docker.io"),
     ("mkfs.ext4", "e2fsprogs"),
@@ -19,6 +19,7 @@ const NEEDS: [Need; 19] = [
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("mmdebstrap", "mmdebstrap"),
     ("docker-registry", "docker-registry"),
+    ("docker-compose", "docker-compose"),
     ("openssl", "openssl"),
     ("xz", "xz-utils"),
     ("strip", "binutils"),

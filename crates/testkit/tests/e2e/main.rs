@@ -6,6 +6,7 @@
 )]
 
 mod clients;
+mod compose;
 mod crash;
 mod faults;
 mod hang;
