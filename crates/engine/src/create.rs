@@ -45,7 +45,8 @@ pub(crate) async fn create(
         return Err(Error::invalid("No command specified"));
     }
     defaults(&mut spec, engine);
-    let mut mounts = mount_points(&spec)?;
+    let inherited = inherited(engine, &spec.host.volumes_from)?;
+    let mut mounts = mount_points(&spec, &inherited)?;
     resolve_peers(engine, &mut spec.host)?;
     let networks = networks_of(engine, &mut spec, &mut warnings)?;
     if let NamespaceMode::Container(_) = &spec.host.ipc_mode {
@@ -589,8 +590,44 @@ fn resolve_peers(engine: &Inner, host: &mut HostSpec) -> Result<(), Error> {
 
 // ---- mounts
 
-/// Where each mount goes and what is there. Volumes without a name get one when they are made.
-pub(crate) fn mount_points(spec: &ContainerSpec) -> Result<Vec<MountPoint>, Error> {
+/// Volumes and binds of other containers.
+fn inherited(engine: &Inner, from: &[String]) -> Result<Vec<MountPoint>, Error> {
+    let mut all = Vec::new();
+    for text in from {
+        let (name, mode) = text.split_once(':').unwrap_or((text, "rw"));
+        let read_only = match mode {
+            "ro" => true,
+            "rw" => false,
+            _ => {
+                return Err(Error::invalid(format!(
+                    "invalid volumes-from {text:?}: write container[:ro|:rw]"
+                )));
+            }
+        };
+        let other = engine.containers.find(name).map_err(not_there)?;
+        let view = other.view.load_full();
+        let theirs = view.record.mounts.iter();
+        let lasting = theirs.filter(|m| m.kind != MountKind::Tmpfs);
+        all.extend(lasting.map(|m| {
+            let mut point = m.clone();
+            point.read_only |= read_only;
+            point.spec.read_only = point.read_only;
+            point.spec.given = None;
+            if m.kind == MountKind::Volume {
+                point.spec.source.clone_from(&m.name);
+            }
+            point
+        }));
+    }
+    Ok(all)
+}
+
+/// Where each mount goes and what is there: what is asked for, then what is others', then what the
+/// image wants. Volumes without a name get one when they are made.
+pub(crate) fn mount_points(
+    spec: &ContainerSpec,
+    inherited: &[MountPoint],
+) -> Result<Vec<MountPoint>, Error> {
     let mut out: Vec<MountPoint> = Vec::new();
     for mount in &spec.host.mounts {
         let point = mount_point(mount)?;
@@ -608,15 +645,19 @@ pub(crate) fn mount_points(spec: &ContainerSpec) -> Result<Vec<MountPoint>, Erro
             return Err(Error::invalid(format!("Duplicate mount point: {target}")));
         }
     }
+    let is_taken = |out: &[MountPoint], destination: &str| {
+        let mut tmpfs = spec.host.tmpfs.keys();
+        out.iter().any(|p| p.destination == destination)
+            || tmpfs.any(|t| clean(t).is_ok_and(|t| t == destination))
+    };
+    for point in inherited {
+        if !is_taken(&out, &point.destination) {
+            out.push(point.clone());
+        }
+    }
     for target in &spec.volumes {
         let destination = clean(target)?;
-        let taken = out.iter().any(|p| p.destination == destination)
-            || spec
-                .host
-                .tmpfs
-                .keys()
-                .any(|t| clean(t).is_ok_and(|t| t == destination));
-        if !taken {
+        if !is_taken(&out, &destination) {
             out.push(mount_point(&MountSpec {
                 kind: MountKind::Volume,
                 source: String::new(),

@@ -463,6 +463,11 @@ pub(crate) async fn log_in(
     credentials: Credentials,
 ) -> Result<(), Error> {
     let asked = engine.remote.log_in(registry, credentials).await;
+    let registry = if registry.is_empty() {
+        "the default registry"
+    } else {
+        registry
+    };
     asked.map_err(|error| match error {
         registry::Error::Unauthorized(why) => Error::new(
             ErrorKind::Unauthorized,

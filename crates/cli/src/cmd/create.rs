@@ -144,6 +144,7 @@ const PROCESS_FLAGS: &[Flag<O>] = &[
     value("restart", None, "string", |o, v| set(&mut o.restart, Ok(Some(v.to_owned()))), "When to start it again (no, on-failure[:n], always, unless-stopped)"),
     value("log-driver", None, "string", |o, v| text(&mut o.host.log_config.r#type, v), "Where the output goes (json-file, none)"),
     value("log-opt", None, "list", |o, v| insert(&mut o.host.log_config.config, v), "Option of the log (max-size=10m)"),
+    value("volumes-from", None, "list", |o, v| { o.host.volumes_from.get_or_insert_default().push(v.to_owned()); Ok(()) }, "Mount what another container has: its volumes and binds (container[:ro])"),
     value("label", Some('l'), "list", |o, v| add(&mut o.labels, parse::label(v)), "Label the container"),
     value("label-file", None, "list", |o, v| add(&mut o.label_files, Ok(v.into())), "Read labels from a file"),
     value("annotation", None, "map", |o, v| insert(&mut o.host.annotations, v), "Annotate the container for the OCI runtime"),
@@ -192,7 +193,6 @@ const HOST_FLAGS: &[Flag<O>] = &[
 
 const REFUSED_FLAGS: &[Flag<O>] = &[
     refused("link-local-ip", None, "it comes later"),
-    refused("volumes-from", None, "name the volumes with -v"),
     refused(
         "gpus",
         None,

@@ -246,8 +246,9 @@ fn run_and_its_exit_codes() {
             .contains("No such image")
     );
     assert!(
-        d.fails(125, "run nonexistent").contains("plimsoll load"),
-        "it says how to get one"
+        d.fails(125, "run 127.0.0.1:1/nonexistent")
+            .contains("127.0.0.1:1: client error"),
+        "it says which registry does not answer"
     );
     assert!(
         d.fails(125, &run("-p 80:80", "true"))

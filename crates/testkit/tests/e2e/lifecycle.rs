@@ -204,3 +204,47 @@ fn an_out_of_memory_kill_is_told() {
     instance.remove(&id);
     clean.assert_settled(&instance);
 }
+
+/// Volumes and binds of another container: named, without a name, by bind; not its tmpfs. What is asked for
+/// at the same place wins, and what the other had without a name lives as long as one has it.
+#[test]
+fn volumes_from_another_container() {
+    let instance = Instance::with_busybox();
+    let clean = Snapshot::take(&instance);
+    let bind = instance.path().join("bound");
+    std::fs::create_dir(&bind).unwrap();
+    let run = |words: &str| {
+        let words: Vec<&str> = words.split(' ').collect();
+        let output = instance.docker(&words);
+        let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
+        text.push_str(&String::from_utf8_lossy(&output.stderr));
+        text.trim().to_owned()
+    };
+    let image = testkit::image::BUSYBOX;
+    run(&format!(
+        "run --name first --network none -v named:/named -v /nameless -v {}:/bound --tmpfs /gone {image} touch /named/a /nameless/b /bound/c /gone/d",
+        bind.display()
+    ));
+    let base = "run --rm --network none --volumes-from";
+    let seen = run(&format!("{base} first {image} ls /named /nameless /bound"));
+    for file in ["a", "b", "c"] {
+        assert!(seen.lines().any(|l| l == file), "{seen}");
+    }
+    assert!(run(&format!("{base} first {image} ls /gone")).contains("No such file"));
+    let refused = run(&format!("{base} first:ro {image} touch /named/x"));
+    assert!(refused.contains("Read-only file system"), "{refused}");
+    let own = run(&format!("{base} first --tmpfs /named {image} ls /named"));
+    assert_eq!(own, "");
+    for (wrong, word) in [("first:x", "volumes-from"), ("none", "No such container")] {
+        let text = run(&format!("{base} {wrong} {image} true"));
+        assert!(text.contains(word), "{text}");
+    }
+    run(&format!(
+        "create --name second --network none --volumes-from first {image} ls /nameless"
+    ));
+    run("rm -v first");
+    assert!(run("start -a second").contains('b'));
+    run("rm -v second");
+    run("volume rm named");
+    clean.assert_settled(&instance);
+}

@@ -52,7 +52,9 @@ pub(crate) fn spec(
         host_config.port_bindings.clone(),
         host_config.publish_all_ports,
     );
+    let volumes_from = host_config.volumes_from.clone().unwrap_or_default();
     let mut host = host(host_config, defaults)?;
+    host.volumes_from = volumes_from;
     host.ports = ports(bindings)?;
     host.publish_all = publish_all;
     for (name, settings) in networking_config.endpoints_config.unwrap_or_default() {

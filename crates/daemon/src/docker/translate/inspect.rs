@@ -368,6 +368,7 @@ fn host_config(h: &HostSpec) -> HostConfig {
         network_mode: network_name(&h.network),
         port_bindings: Some(asked_ports(h)),
         publish_all_ports: h.publish_all,
+        volumes_from: list(&h.volumes_from),
         restart_policy: restart_policy(h),
         auto_remove: h.auto_remove,
         console_size: h.console_size,

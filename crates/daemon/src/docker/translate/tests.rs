@@ -138,7 +138,6 @@ fn what_is_not_built_is_refused_by_name() {
     for part in [
         r#""NetworkDisabled": true"#,
         r#""OnBuild": ["x"]"#,
-        r#""HostConfig": {"VolumesFrom": ["x"]}"#,
         r#""HostConfig": {"VolumeDriver": "nfs"}"#,
         r#""HostConfig": {"Links": ["a:b"]}"#,
         r#""HostConfig": {"StorageOpt": {"size": "1g"}}"#,

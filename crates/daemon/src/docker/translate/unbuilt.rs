@@ -27,10 +27,6 @@ pub(super) fn config(c: &Config) -> Checked {
 
 pub(super) fn host(h: &HostConfig) -> Checked {
     refuse(
-        some(h.volumes_from.as_ref()),
-        "VolumesFrom (--volumes-from)",
-    )?;
-    refuse(
         !matches!(h.volume_driver.as_str(), "" | "local"),
         "VolumeDriver other than local (--volume-driver)",
     )?;
