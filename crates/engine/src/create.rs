@@ -48,6 +48,12 @@ pub(crate) async fn create(
     let inherited = inherited(engine, &spec.host.volumes_from)?;
     let mut mounts = mount_points(&spec, &inherited)?;
     resolve_peers(engine, &mut spec.host)?;
+    for link in &spec.host.links {
+        engine
+            .containers
+            .find(crate::links::split(link).0)
+            .map_err(not_there)?;
+    }
     let networks = networks_of(engine, &mut spec, &mut warnings)?;
     if let NamespaceMode::Container(_) = &spec.host.ipc_mode {
         // its mount is in another mount namespace, from which none can be taken
@@ -613,9 +619,6 @@ fn inherited(engine: &Inner, from: &[String]) -> Result<Vec<MountPoint>, Error> 
             point.read_only |= read_only;
             point.spec.read_only = point.read_only;
             point.spec.given = None;
-            if m.kind == MountKind::Volume {
-                point.spec.source.clone_from(&m.name);
-            }
             point
         }));
     }

@@ -1,10 +1,12 @@
 //! /etc/hosts and /etc/resolv.conf of a container. Pure, but for the host's own files.
 
 use std::net::IpAddr;
+use std::path::Path;
 
 use shim::names::zone;
 
 use crate::error::Error;
+use crate::links::Linked;
 use crate::model::{ContainerSpec, HostSpec, NetworkMode};
 use crate::networks::{Membership, Networks};
 
@@ -14,15 +16,36 @@ pub(crate) fn texts(
     hostname: &str,
     membership: Option<&Membership>,
     networks: &Networks,
+    links: &[Linked],
 ) -> Result<[String; 2], Error> {
     let addresses: Vec<_> = membership.iter().flat_map(|m| m.addresses()).collect();
+    let mut hosts = hosts(spec, hostname, &addresses, &networks.host_gateway())?;
+    for link in links {
+        hosts.push_str(&format!("{}\t{}\n", link.address, link.names));
+    }
     Ok([
-        hosts(spec, hostname, &addresses, &networks.host_gateway())?,
+        hosts,
         resolv_conf(
             &networks.settings.with_dns(&spec.host),
             Resolver::of(membership),
         ),
     ])
+}
+
+/// Gives the line of these names in a container's /etc/hosts another address.
+pub(crate) fn readdress(path: &Path, names: &str, address: IpAddr) -> Result<(), Error> {
+    let failed = |what: &str| Error::io(format!("{what} {}", path.display()));
+    let old = std::fs::read_to_string(path).map_err(failed("read"))?;
+    let lines = old.lines().map(|line| match line.split_once('\t') {
+        Some((_, of)) if of == names => format!("{address}\t{names}\n"),
+        _ => format!("{line}\n"),
+    });
+    let new: String = lines.collect();
+    if new == old {
+        return Ok(());
+    }
+    // in place: the container has this very file mounted
+    std::fs::write(path, new).map_err(failed("write"))
 }
 
 /// `addresses`: its own in its networks. `gateways`: what `host-gateway` of an extra host means.

@@ -11,6 +11,7 @@ mod images;
 mod info;
 mod inner;
 mod kernel_log;
+mod links;
 mod logs;
 pub mod model;
 mod names;
@@ -223,7 +224,8 @@ impl Engine {
         name: Option<String>,
         spec: ContainerSpec,
     ) -> Result<Created, Error> {
-        create::create(&self.inner, name, spec).await
+        // what is asked for is large, and is moved through every step
+        Box::pin(create::create(&self.inner, name, spec)).await
     }
 
     /// Named so because `start` starts an engine.

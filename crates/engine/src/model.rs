@@ -97,6 +97,9 @@ pub struct HostSpec {
     pub annotations: BTreeMap<String, String>,
     /// Of the terminal at start: height, width; 0: the client resizes.
     pub console_size: [u32; 2],
+    /// `container[:alias]` on the default network.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub links: Vec<String>,
     /// `container[:ro|:rw]`: its volumes and binds are this one's too.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub volumes_from: Vec<String>,

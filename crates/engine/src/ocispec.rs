@@ -16,6 +16,7 @@ use oci_spec::runtime::{
 };
 
 use crate::error::Error;
+use crate::links::Linked;
 use crate::model::{
     ContainerRecord, ContainerSpec, ErrorKind, MountKind, MountPoint, NamespaceMode, NetworkMode,
     Resources, ThrottleDevice, Ulimit,
@@ -84,6 +85,7 @@ pub(crate) struct JoinedPids {
 #[derive(Debug)]
 pub(crate) struct SpecInput<'a> {
     pub(crate) record: &'a ContainerRecord,
+    pub(crate) links: &'a [Linked],
     pub(crate) identity: &'a Identity,
     pub(crate) hostname: &'a str,
     /// Files bound over /etc/hostname, /etc/hosts, /etc/resolv.conf, in this order of names.
@@ -145,6 +147,7 @@ fn process(input: &SpecInput<'_>) -> Result<Process, Error> {
     p.set_args(Some(input.record.argv.clone()));
     p.set_env(Some(environment(
         spec,
+        input.links,
         input.hostname,
         &input.identity.home,
     )));
@@ -207,8 +210,13 @@ pub(crate) fn capability_sets(
     Ok(out)
 }
 
-/// Defaults first, then the container's own; a name without `=` takes a default away.
-pub(crate) fn environment(spec: &ContainerSpec, hostname: &str, home: &str) -> Vec<String> {
+/// Defaults first, then what links tell, then the container's own; a name without `=` takes a default away.
+pub(crate) fn environment(
+    spec: &ContainerSpec,
+    links: &[Linked],
+    hostname: &str,
+    home: &str,
+) -> Vec<String> {
     let mut env = vec![
         format!("PATH={DEFAULT_PATH}"),
         format!("HOSTNAME={hostname}"),
@@ -216,6 +224,7 @@ pub(crate) fn environment(spec: &ContainerSpec, hostname: &str, home: &str) -> V
     if spec.tty {
         env.push("TERM=xterm".to_owned());
     }
+    env.extend(links.iter().flat_map(|l| l.environment.iter().cloned()));
     merge_env(&mut env, &spec.env);
     if !home.is_empty() && !env.iter().any(|e| e.starts_with("HOME=")) {
         env.push(format!("HOME={home}"));
@@ -816,6 +825,7 @@ mod tests {
             &devices[..]
         };
         let spec = build(&SpecInput {
+            links: &[],
             record,
             identity,
             hostname: "0123456789ab",
@@ -997,12 +1007,12 @@ mod tests {
             ..ContainerSpec::default()
         };
         assert_eq!(
-            environment(&spec, "h", "/root"),
+            environment(&spec, &[], "h", "/root"),
             ["PATH=/x", "X=1", "HOME=/root"]
         );
         spec.env = vec!["HOME=/own".to_owned()];
         assert_eq!(
-            environment(&spec, "h", "/root")[1..],
+            environment(&spec, &[], "h", "/root")[1..],
             ["HOSTNAME=h", "HOME=/own"]
         );
     }

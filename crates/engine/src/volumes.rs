@@ -33,11 +33,7 @@ pub(crate) async fn make(
     mounts: &mut [MountPoint],
     image: &str,
 ) -> Result<Vec<String>, Error> {
-    let wanted: Vec<MountPoint> = mounts
-        .iter()
-        .filter(|m| m.kind == MountKind::Volume)
-        .cloned()
-        .collect();
+    let wanted: Vec<MountPoint> = mounts.iter().filter(|m| is_to_make(m)).cloned().collect();
     if wanted.is_empty() {
         return Ok(Vec::new());
     }
@@ -53,7 +49,7 @@ pub(crate) async fn make(
     let made = made?;
     let mut anonymous = Vec::new();
     let mut made = made.into_iter();
-    for point in mounts.iter_mut().filter(|m| m.kind == MountKind::Volume) {
+    for point in mounts.iter_mut().filter(|m| is_to_make(m)) {
         let Some(done) = made.next() else { break };
         if point.spec.source.is_empty() {
             anonymous.push(done.name.clone());
@@ -61,6 +57,12 @@ pub(crate) async fn make(
         *point = done;
     }
     Ok(anonymous)
+}
+
+/// A volume, but for one without a name that another container has already.
+fn is_to_make(point: &MountPoint) -> bool {
+    let is_others = point.spec.source.is_empty() && !point.name.is_empty();
+    point.kind == MountKind::Volume && !is_others
 }
 
 /// Takes back what [`make`] made for a container that did not come to be.

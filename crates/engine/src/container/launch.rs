@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 use super::prepare::{Prepared, prepare};
 use crate::error::Error;
 use crate::inner::Inner;
+use crate::links;
 use crate::model::{ContainerRecord, ErrorKind, LogSpec};
 use crate::networks::{self, Sandbox};
 
@@ -82,6 +83,14 @@ pub(super) async fn launch(
         networks::detach(&engine, &record.id).await;
     }
     let (launched, shim, cgroup, spec) = run?;
+    if has_network && links::any(&engine) {
+        let other = record.clone();
+        let told = engine.blocking("tell linked containers", move |inner| {
+            links::announce(inner, &other);
+            Ok(())
+        });
+        drop(told.await);
+    }
     // the shim's own word on when it started is what an adoption will hear, too
     let (durable, status) = tokio::join!(written, shim.status());
     let durable = durable.unwrap_or_else(|_| Err(Error::internal("the engine is shutting down")));

@@ -20,6 +20,7 @@ use crate::devices;
 use crate::error::Error;
 use crate::etc;
 use crate::inner::Inner;
+use crate::links::{self, Linked};
 use crate::model::{ContainerRecord, ErrorKind, MountKind, NetworkMode};
 use crate::networks::Membership;
 use crate::ocispec::{self, Identity, JoinedPids, SpecInput};
@@ -49,7 +50,8 @@ pub(super) fn prepare(
     let root = mount_root(inner, record, false)?;
     let identity = identity(&root, &record.spec.user, &record.spec.host.group_add)?;
     let paths = paths(inner, record);
-    let hostname = write_etc(inner, record, membership, &paths)?;
+    let links = links::of(inner, record)?;
+    let hostname = write_etc(inner, record, membership, &paths, &links)?;
     let options = SecurityOptions::parse(&record.spec.host.security_opt)?;
     let host = &record.spec.host;
     let capabilities = security::capabilities(
@@ -66,6 +68,7 @@ pub(super) fn prepare(
     };
     let spec = ocispec::build(&SpecInput {
         record,
+        links: &links,
         identity: &identity,
         hostname: &hostname,
         etc: [
@@ -181,6 +184,7 @@ fn write_etc(
     record: &ContainerRecord,
     membership: Option<&Membership>,
     paths: &ContainerPaths,
+    links: &[Linked],
 ) -> Result<String, Error> {
     if let NetworkMode::Container(id) = &record.spec.host.network {
         let other = inner.containers.find(id)?.view.load_full();
@@ -193,7 +197,8 @@ fn write_etc(
             .map_err(Error::io(format!("write {}", path.display())))
     };
     write(&paths.hostname, &format!("{hostname}\n"))?;
-    let [hosts, resolv_conf] = etc::texts(&record.spec, &hostname, membership, &inner.networks)?;
+    let [hosts, resolv_conf] =
+        etc::texts(&record.spec, &hostname, membership, &inner.networks, links)?;
     write(&paths.hosts, &hosts)?;
     write(&paths.resolv_conf, &resolv_conf)?;
     Ok(hostname)

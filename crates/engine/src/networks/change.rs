@@ -17,6 +17,7 @@ use crate::container::{self, Command};
 use crate::error::Error;
 use crate::etc;
 use crate::inner::{Inner, ask};
+use crate::links;
 use crate::model::{ContainerRecord, EndpointSpec, ErrorKind};
 use crate::names;
 use crate::prune;
@@ -640,7 +641,8 @@ fn etc_changed(
 ) -> Result<(), Error> {
     let paths = container::paths(inner, record);
     let networks = &inner.networks;
-    let texts = |m: &Membership| etc::texts(&record.spec, &m.hostname, Some(m), networks);
+    let links = links::of(inner, record).unwrap_or_default();
+    let texts = |m: &Membership| etc::texts(&record.spec, &m.hostname, Some(m), networks, &links);
     let (old, new) = (texts(before)?, texts(after)?);
     for ((path, old), new) in [paths.hosts, paths.resolv_conf].iter().zip(&old).zip(&new) {
         let untouched = std::fs::read_to_string(path).is_ok_and(|now| now == *old);

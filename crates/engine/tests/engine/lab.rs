@@ -102,7 +102,8 @@ impl Lab {
     // ---- containers
 
     pub(crate) async fn create(&self, spec: ContainerSpec) -> Result<String, Error> {
-        self.engine().create(None, spec).await.map(|c| c.id)
+        let created = Box::pin(self.engine().create(None, spec));
+        created.await.map(|c| c.id)
     }
 
     pub(crate) async fn run(&self, spec: ContainerSpec) -> String {

@@ -153,6 +153,9 @@ impl Row {
     /// How many times better than another; above 1 is better.
     fn ratio(&self, other: &str) -> Option<f64> {
         let (ours, theirs) = (self.values.get("plimsoll")?, self.values.get(other)?);
+        if *ours == 0.0 {
+            return None;
+        }
         Some(if self.rate {
             ours / theirs
         } else {

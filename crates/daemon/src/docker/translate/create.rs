@@ -34,6 +34,22 @@ pub(crate) fn log_option(name: &str) -> Result<&str, String> {
     }
 }
 
+/// Those of the default network: in users' networks a link is one of the endpoint's.
+fn links(host: &HostConfig) -> Result<Vec<String>, Failure> {
+    let all = host.links.clone().unwrap_or_default();
+    let mode = host.network_mode.as_str();
+    match mode {
+        "" | "default" | "bridge" => Ok(all),
+        "host" | "none" if !all.is_empty() => Err(Failure::invalid(format!(
+            "conflicting options: links (--link) can't be used with the network mode {mode}"
+        ))),
+        mode if mode.starts_with("container:") && !all.is_empty() => Err(Failure::invalid(
+            "conflicting options: links (--link) can't be used with another container's network",
+        )),
+        _ => Ok(Vec::new()),
+    }
+}
+
 pub(crate) fn spec(
     request: CreateRequest,
     defaults: &ContainerDefaults,
@@ -52,9 +68,11 @@ pub(crate) fn spec(
         host_config.port_bindings.clone(),
         host_config.publish_all_ports,
     );
+    let links = links(&host_config)?;
     let volumes_from = host_config.volumes_from.clone().unwrap_or_default();
     let mut host = host(host_config, defaults)?;
     host.volumes_from = volumes_from;
+    host.links = links;
     host.ports = ports(bindings)?;
     host.publish_all = publish_all;
     for (name, settings) in networking_config.endpoints_config.unwrap_or_default() {

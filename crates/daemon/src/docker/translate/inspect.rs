@@ -33,7 +33,10 @@ pub(crate) fn container(view: &ContainerView, driver: &str) -> ContainerInspect 
         driver: driver.to_owned(),
         platform: "linux".to_owned(),
         exec_ids: Some(view.exec_ids.clone()).filter(|ids| !ids.is_empty()),
-        host_config: host_config(&record.spec.host),
+        host_config: HostConfig {
+            links: shown_links(&record.name, &record.spec.host.links),
+            ..host_config(&record.spec.host)
+        },
         graph_driver: DriverData {
             data: Some(BTreeMap::from([
                 ("UpperDir".to_owned(), text(&view.paths.upper)),
@@ -354,6 +357,16 @@ fn list(items: &[String]) -> Option<Vec<String>> {
 
 fn map(items: &BTreeMap<String, String>) -> Option<api::StringMap> {
     (!items.is_empty()).then(|| items.clone())
+}
+
+/// `/db:/web/sql`: whose, and by which name the container knows it.
+fn shown_links(own: &str, links: &[String]) -> Option<Vec<String>> {
+    let shown = |link: &String| {
+        let (name, alias) = link.split_once(':').unwrap_or((link, link));
+        let plain = |s: &str| s.trim_start_matches('/').to_owned();
+        format!("/{}:/{own}/{}", plain(name), plain(alias))
+    };
+    (!links.is_empty()).then(|| links.iter().map(shown).collect())
 }
 
 fn host_config(h: &HostSpec) -> HostConfig {

@@ -139,7 +139,6 @@ fn what_is_not_built_is_refused_by_name() {
         r#""NetworkDisabled": true"#,
         r#""OnBuild": ["x"]"#,
         r#""HostConfig": {"VolumeDriver": "nfs"}"#,
-        r#""HostConfig": {"Links": ["a:b"]}"#,
         r#""HostConfig": {"StorageOpt": {"size": "1g"}}"#,
         r#""HostConfig": {"Runtime": "kata"}"#,
         r#""HostConfig": {"Isolation": "hyperv"}"#,

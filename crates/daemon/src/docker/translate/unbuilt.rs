@@ -30,12 +30,6 @@ pub(super) fn host(h: &HostConfig) -> Checked {
         !matches!(h.volume_driver.as_str(), "" | "local"),
         "VolumeDriver other than local (--volume-driver)",
     )?;
-    // in other networks a link is one of the endpoint's
-    let of_default = matches!(h.network_mode.as_str(), "" | "default" | "bridge");
-    refuse(
-        of_default && some(h.links.as_ref()),
-        "Links on the default network (--link; make a network: its containers know each other's names)",
-    )?;
     refuse(!h.cgroup.is_empty(), "Cgroup")?;
     refuse(
         h.storage_opt.as_ref().is_some_and(|o| !o.is_empty()),

@@ -233,3 +233,54 @@ fn what_a_user_says_of_a_containers_place() {
     docker(&instance, "network rm one two");
     clean.assert_settled(&instance);
 }
+
+/// Of old: lines in /etc/hosts and variables; the address follows when the other starts anew.
+#[test]
+fn links_on_the_default_network() {
+    let instance = Instance::networked();
+    let clean = Snapshot::take(&instance);
+    docker(
+        &instance,
+        &format!("run -d --name db --expose 5432 -e KIND=x {IMAGE} sleep 1000"),
+    );
+    let own = address(&instance, "db", "bridge");
+    let environment = docker(&instance, &format!("run --rm --link db:sql {IMAGE} env"));
+    for wanted in [
+        format!("SQL_PORT=tcp://{own}:5432"),
+        format!("SQL_PORT_5432_TCP_ADDR={own}"),
+        "SQL_ENV_KIND=x".to_owned(),
+    ] {
+        assert!(
+            environment.lines().any(|l| l == wanted),
+            "{wanted}: {environment}"
+        );
+    }
+    docker(
+        &instance,
+        &format!("run -d --name app --link db:sql {IMAGE} sleep 1000"),
+    );
+    let short = instance.inspect("db")["Id"].as_str().unwrap()[..12].to_owned();
+    let hosts = || docker(&instance, "exec app cat /etc/hosts");
+    let line = |address: &str| format!("{address}\tsql {short} db");
+    assert!(hosts().contains(&line(&own)), "{}", hosts());
+    assert_eq!(
+        instance.inspect("app")["HostConfig"]["Links"],
+        json!(["/db:/app/sql"])
+    );
+    docker(&instance, "restart -t 0 db");
+    let next = address(&instance, "db", "bridge");
+    assert_ne!(next, own);
+    until("the new address", SOON, || {
+        hosts().contains(&line(&next)).then_some(())
+    });
+    docker(&instance, "kill db");
+    let refused = docker(&instance, &format!("run --rm --link db:sql {IMAGE} true"));
+    assert!(
+        refused.contains("Cannot link to a non running container: /db AS /"),
+        "{refused}"
+    );
+    let refused = docker(&instance, &format!("run --rm --link none {IMAGE} true"));
+    assert!(refused.contains("No such container"), "{refused}");
+    instance.remove_all();
+    clean.assert_settled(&instance);
+}
