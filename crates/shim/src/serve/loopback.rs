@@ -58,6 +58,8 @@ struct Pair {
     pending: [Vec<u8>; 2],
     /// That end says no more.
     ended: [bool; 2],
+    /// It is polled: not while there is nothing to wait for, since what is broken is told for ever.
+    polled: [bool; 2],
 }
 
 /// Neither could go on with what is there.
@@ -194,6 +196,7 @@ impl Pair {
             ends: [client, container],
             pending: [Vec::new(), Vec::new()],
             ended: [false; 2],
+            polled: [true; 2],
         }
     }
 
@@ -239,19 +242,26 @@ impl Pair {
     }
 
     /// Each end is read while the other takes what it said, and written to when there is something.
-    fn wait(&self, poller: &Poller, at: u32) {
-        let [client, container] = &self.ends;
-        let flags = |own: usize, other: usize| {
-            let has = |i: usize| self.pending.get(i).is_some_and(|p| !p.is_empty());
-            let mut flags = EventFlags::empty();
-            flags.set(
-                EventFlags::IN,
-                !has(own) && self.ended.get(own) == Some(&false),
-            );
-            flags.set(EventFlags::OUT, has(other));
-            flags
-        };
-        poller.set(client.as_fd(), Which::Client(at).token(), flags(0, 1));
-        poller.set(container.as_fd(), Which::Container(at).token(), flags(1, 0));
+    fn wait(&mut self, poller: &Poller, at: u32) {
+        let tokens = [Which::Client(at).token(), Which::Container(at).token()];
+        let has = self.pending.each_ref().map(|p| !p.is_empty());
+        let says = self.ended.map(|ended| !ended);
+        let mut flags = [EventFlags::empty(); 2];
+        let [client, container] = &mut flags;
+        client.set(EventFlags::IN, says[0] && !has[0]);
+        client.set(EventFlags::OUT, has[1]);
+        container.set(EventFlags::IN, says[1] && !has[1]);
+        container.set(EventFlags::OUT, has[0]);
+        let ends = self.ends.iter().zip(&mut self.polled);
+        for ((end, polled), (token, flags)) in ends.zip(tokens.into_iter().zip(flags)) {
+            match (*polled, flags.is_empty()) {
+                (true, true) => poller.remove(end),
+                (true, false) => poller.set(end.as_fd(), token, flags),
+                // no room for another watch: the pair is over at its next event
+                (false, false) => drop(poller.add(end, token, flags)),
+                (false, true) => {}
+            }
+            *polled = !flags.is_empty();
+        }
     }
 }
