@@ -36,6 +36,8 @@ pub struct LogPlan {
     pub max_size: u64,
     /// How many files, the current one counted; at least 1.
     pub max_file: u32,
+    /// What each entry says of its container: an object in JSON; empty: nothing.
+    pub attributes: String,
 }
 
 impl LogPlan {
@@ -46,6 +48,7 @@ impl LogPlan {
             path,
             max_size: 20 << 20,
             max_file: 5,
+            attributes: String::new(),
         }
     }
 }

@@ -128,6 +128,7 @@ pub(crate) mod tag {
     /// The file of what a container may ask; with a launch, the last two of what is held are the
     /// sockets of its name server.
     pub(crate) const NAMES: u16 = 49;
+    pub(crate) const LOG_ATTRIBUTES: u16 = 50;
 }
 
 /// Not a message of ours.
@@ -335,6 +336,9 @@ pub(crate) fn put_launch(w: &mut Writer, launch: &Launch) {
         w.path(tag::LOG_PATH, &log.path);
         w.u64(tag::LOG_MAX_SIZE, log.max_size);
         w.u64(tag::LOG_MAX_FILE, u64::from(log.max_file));
+        if !log.attributes.is_empty() {
+            w.str(tag::LOG_ATTRIBUTES, &log.attributes);
+        }
     }
     w.flag(tag::EPHEMERAL, launch.ephemeral);
     if let Some(names) = &launch.names {
@@ -351,6 +355,7 @@ pub(crate) fn launch(f: Fields<'_>) -> Option<Launch> {
             .u64(tag::LOG_MAX_FILE)
             .and_then(|n| u32::try_from(n).ok())
             .unwrap_or(1),
+        attributes: f.str(tag::LOG_ATTRIBUTES).unwrap_or_default().to_owned(),
     });
     Some(Launch {
         id: f.str(tag::ID)?.to_owned(),
@@ -503,7 +508,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn a_launch() -> impl Strategy<Value = Launch> {
-        let log = proptest::option::of((any::<String>(), any::<u64>(), any::<u32>()));
+        let log = proptest::option::of((any::<[String; 2]>(), any::<u64>(), any::<u32>()));
         let names = any::<Option<String>>();
         let flags = any::<[bool; 4]>();
         (
@@ -523,10 +528,11 @@ mod tests {
                         console_size,
                         open_stdin,
                         stdin_once,
-                        log: log.map(|(path, max_size, max_file)| LogPlan {
+                        log: log.map(|([path, attributes], max_size, max_file)| LogPlan {
                             path: path.into(),
                             max_size,
                             max_file,
+                            attributes,
                         }),
                         ephemeral,
                         names: names.map(PathBuf::from),

@@ -102,8 +102,16 @@ fn civil(days: i64) -> (i64, i64, i64) {
     (year, month, day)
 }
 
-/// Appends one entry: `text`, and a line's end unless it is a piece of a longer line.
-pub(crate) fn entry(out: &mut Vec<u8>, stream: Stream, text: &[u8], whole: bool, time: Time) {
+/// Appends one entry: `text`, and a line's end unless it is a piece of a longer line. `attributes` is an
+/// object in JSON, or empty.
+pub(crate) fn entry(
+    out: &mut Vec<u8>,
+    stream: Stream,
+    text: &[u8],
+    whole: bool,
+    time: Time,
+    attributes: &str,
+) {
     out.extend_from_slice(b"{\"log\":\"");
     escape(out, text);
     if whole {
@@ -111,7 +119,12 @@ pub(crate) fn entry(out: &mut Vec<u8>, stream: Stream, text: &[u8], whole: bool,
     }
     out.extend_from_slice(b"\",\"stream\":\"");
     out.extend_from_slice(stream.name().as_bytes());
-    out.extend_from_slice(b"\",\"time\":\"");
+    out.push(b'"');
+    if !attributes.is_empty() {
+        out.extend_from_slice(b",\"attrs\":");
+        out.extend_from_slice(attributes.as_bytes());
+    }
+    out.extend_from_slice(b",\"time\":\"");
     time.write(out);
     out.extend_from_slice(b"\"}\n");
 }
@@ -267,6 +280,7 @@ mod tests {
                 seconds: 1_790_000_000,
                 nanos: 120_000_000,
             },
+            "",
         );
         String::from_utf8(out).unwrap()
     }
@@ -340,7 +354,7 @@ mod tests {
         fn entries_are_json(text in any::<String>(), whole in any::<bool>()) {
             let text = text.replace('\n', " ");
             let mut out = Vec::new();
-            entry(&mut out, Stream::Stderr, text.as_bytes(), whole, Time::now());
+            entry(&mut out, Stream::Stderr, text.as_bytes(), whole, Time::now(), "");
             prop_assert_eq!(out.iter().filter(|b| **b == b'\n').count(), 1);
             let value: serde_json::Value = serde_json::from_slice(&out).unwrap();
             let end = if whole { "\n" } else { "" };
@@ -350,7 +364,7 @@ mod tests {
         #[test]
         fn any_bytes_give_json(text in proptest::collection::vec(any::<u8>(), 0..100)) {
             let mut out = Vec::new();
-            entry(&mut out, Stream::Stderr, &text, true, Time::now());
+            entry(&mut out, Stream::Stderr, &text, true, Time::now(), "");
             prop_assert!(serde_json::from_slice::<serde_json::Value>(&out).is_ok());
         }
 

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! {"log":"hello\n","stream":"stdout","time":"2026-11-23T05:28:06.123456789Z"}
+//!              with attributes: ...,"attrs":{"tag":"web"},"time":...
 //! json.log      being written
 //! json.log.1    the one before, ... up to .(max_file - 1)
 //! ```
@@ -17,7 +18,7 @@ mod writer;
 
 use std::path::{Path, PathBuf};
 
-pub use reader::{Entry, LogPosition, LogReader, ReadError, ReadOptions};
+pub use reader::{Entry, LogMark, LogPosition, LogReader, ReadError, ReadOptions};
 pub use watch::{WatchError, Watcher};
 pub(crate) use writer::LogWriter;
 

@@ -5,7 +5,7 @@
 //! that file is still the current one, and if not, reads it once more to its end (the writer
 //! wrote before it renamed) and goes on with the files that are newer than it.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -40,6 +40,16 @@ pub struct ReadOptions {
     pub until: Option<jiff::Timestamp>,
     /// Not beyond, where the log still has it. Not for a follower.
     pub end: Option<LogPosition>,
+    /// Only what follows this entry. Not together with `tail`.
+    pub after: Option<LogMark>,
+}
+
+/// The last entry that somebody has read, in a way that outlives rotations and restarts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogMark {
+    /// Its end.
+    pub position: LogPosition,
+    pub time: jiff::Timestamp,
 }
 
 /// A place between two entries of a log.
@@ -60,6 +70,7 @@ impl Default for ReadOptions {
             since: None,
             until: None,
             end: None,
+            after: None,
         }
     }
 }
@@ -70,6 +81,8 @@ pub struct Entry {
     pub stream: Stream,
     pub time: jiff::Timestamp,
     pub bytes: Vec<u8>,
+    /// What the log says of its container with each entry (`labels`, `env`, `tag`).
+    pub attributes: BTreeMap<String, String>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -178,6 +191,25 @@ impl LogReader {
     }
 }
 
+impl LogReader {
+    /// The end of the last entry that [`LogReader::next`] gave; of no meaning before the first.
+    #[must_use]
+    pub fn position(&self) -> Option<LogPosition> {
+        let cursor = self.cursor.as_ref()?;
+        let open = cursor.files.front()?;
+        Some(LogPosition {
+            inode: open.inode,
+            offset: open.at - cursor.buffer.len() as u64,
+        })
+    }
+
+    /// Whether entries may have been rotated away unread since it was asked last.
+    pub fn missed(&mut self) -> bool {
+        let cursor = self.cursor.as_mut();
+        cursor.is_some_and(|c| std::mem::take(&mut c.missed))
+    }
+}
+
 impl Follow {
     async fn wait(&mut self, until: Option<jiff::Timestamp>) {
         let left = until.map_or(Duration::from_secs(3600), |at| {
@@ -231,6 +263,10 @@ struct Cursor {
     passed: bool,
     buffer: Vec<u8>,
     done: bool,
+    /// The file that was read is gone: what it held last, or files in between, may be, too.
+    missed: bool,
+    /// Entries up to this time have been read: of a log whose marked file is gone.
+    skip: Option<jiff::Timestamp>,
 }
 
 impl Cursor {
@@ -243,8 +279,10 @@ impl Cursor {
             passed: false,
             buffer: Vec::new(),
             done: false,
+            missed: false,
+            skip: None,
         };
-        cursor.files = cursor.newer_than(None)?.into();
+        cursor.files = cursor.newer_than(None)?.0.into();
         if let Some(end) = cursor.options.end {
             cursor.end_at(end);
         }
@@ -253,7 +291,33 @@ impl Cursor {
         } else if let Some(since) = cursor.options.since {
             cursor.skip_older_than(since);
         }
+        if let Some(mark) = cursor.options.after {
+            cursor.start_after(mark)?;
+        }
         Ok(cursor)
+    }
+
+    /// The number of a file may be another's by now, so the entry itself is compared. Where it is not found, by time.
+    fn start_after(&mut self, mark: LogMark) -> Result<(), ReadError> {
+        for (number, open) in self.files.iter_mut().enumerate() {
+            if open.inode != mark.position.inode {
+                continue;
+            }
+            let time =
+                time_before(&open.file, mark.position.offset).map_err(|source| ReadError::Io {
+                    action: "read",
+                    path: self.path.clone(),
+                    source,
+                })?;
+            if time == Some(mark.time) {
+                open.at = mark.position.offset;
+                self.files.drain(..number);
+                return Ok(());
+            }
+        }
+        self.missed = !self.files.is_empty();
+        self.skip = Some(mark.time);
+        Ok(())
     }
 
     fn io(&self, action: &'static str) -> impl FnOnce(io::Error) -> ReadError + use<> {
@@ -265,9 +329,10 @@ impl Cursor {
         }
     }
 
-    /// The files written after the one given, oldest first; all if it is none of them.
-    fn newer_than(&self, inode: Option<u64>) -> Result<Vec<Open>, ReadError> {
+    /// The files written after the one given, oldest first; all if it is none of them, which is told.
+    fn newer_than(&self, inode: Option<u64>) -> Result<(Vec<Open>, bool), ReadError> {
         let mut found: Vec<Open> = Vec::new();
+        let mut met = false;
         let mut missing = 0;
         for n in 0..MAX_FILES {
             let file = match File::open(rotated(&self.path, n)) {
@@ -283,6 +348,7 @@ impl Cursor {
             missing = 0;
             let meta = file.metadata().map_err(self.io("stat"))?;
             if Some(meta.ino()) == inode {
+                met = true;
                 break;
             }
             if found.iter().any(|f| f.inode == meta.ino()) {
@@ -296,7 +362,7 @@ impl Cursor {
             });
         }
         found.reverse();
-        Ok(found)
+        Ok((found, met))
     }
 
     /// Leaves what is before a position to be read; all, if its file is gone.
@@ -392,7 +458,8 @@ impl Cursor {
                 Stream::Stdout => self.options.stdout,
                 Stream::Stderr => self.options.stderr,
             };
-            let early = self.options.since.is_some_and(|since| entry.time < since);
+            let early = self.options.since.is_some_and(|since| entry.time < since)
+                || self.skip.is_some_and(|read| entry.time <= read);
             if wanted && !early {
                 entries.push(entry);
             }
@@ -420,14 +487,15 @@ impl Cursor {
             return Ok(Batch::End);
         }
         let Some(open) = self.files.front() else {
-            self.files = self.newer_than(None)?.into();
+            self.files = self.newer_than(None)?.0.into();
             let empty = self.files.is_empty();
             return Ok(if empty { Batch::Wait } else { Batch::Nothing });
         };
-        let newer = self.newer_than(Some(open.inode))?;
+        let (newer, met) = self.newer_than(Some(open.inode))?;
         if newer.is_empty() {
             return Ok(Batch::Wait);
         }
+        self.missed |= !met;
         // read to its end once more: it was written to before it was renamed
         self.passed = true;
         let mut files: VecDeque<Open> = newer.into();
@@ -469,6 +537,24 @@ fn tail_start(file: &File, end: u64, left: &mut u64) -> io::Result<u64> {
     Ok(0)
 }
 
+/// The longest entry: 16 KiB of text, each byte escaped to six.
+const LONGEST: u64 = 112 << 10;
+
+/// Of the entry that ends there, if one does.
+fn time_before(file: &File, end: u64) -> io::Result<Option<jiff::Timestamp>> {
+    let start = end.saturating_sub(LONGEST);
+    let mut part = vec![0; usize::try_from(end - start).unwrap_or(0)];
+    match file.read_exact_at(&mut part, start) {
+        Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+        other => other?,
+    }
+    let Some(line) = part.strip_suffix(b"\n") else {
+        return Ok(None);
+    };
+    let line = line.rsplit(|b| *b == b'\n').next().unwrap_or(line);
+    Ok(parse(line).map(|entry| entry.time))
+}
+
 #[derive(Deserialize)]
 struct Line<'a> {
     #[serde(borrow)]
@@ -476,6 +562,8 @@ struct Line<'a> {
     #[serde(borrow)]
     stream: std::borrow::Cow<'a, str>,
     time: jiff::Timestamp,
+    #[serde(default)]
+    attrs: BTreeMap<String, String>,
 }
 
 fn parse(line: &[u8]) -> Option<Entry> {
@@ -488,6 +576,7 @@ fn parse(line: &[u8]) -> Option<Entry> {
         },
         time: line.time,
         bytes: line.log.into_owned().into_bytes(),
+        attributes: line.attrs,
     })
 }
 
@@ -512,6 +601,7 @@ mod tests {
             path: path.to_owned(),
             max_size,
             max_file,
+            attributes: String::new(),
         })
     }
 
@@ -560,7 +650,7 @@ mod tests {
             (0..lines).for_each(|n| put(&mut w, n));
             w.flush();
             let options = ReadOptions {
-                stdout, stderr, tail, since: since.map(second), until: until.map(second), end: None,
+                stdout, stderr, tail, since: since.map(second), until: until.map(second), ..ReadOptions::default()
             };
             let got = block_on(async { rest(LogReader::open(&path, &options).await.unwrap()).await });
             let wanted: Vec<u64> = (lines.saturating_sub(tail.unwrap_or(lines))..lines)
@@ -579,6 +669,67 @@ mod tests {
             let options = ReadOptions { tail: Some(tail), ..ReadOptions::default() };
             block_on(async { rest(LogReader::open(&path, &options).await.unwrap()).await });
         }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        /// Who marks what was read, and begins anew anywhere, reads each line once, in order, and is told
+        /// where some may be gone.
+        #[test]
+        fn reading_goes_on_after_a_mark(
+            parts in proptest::collection::vec(0_u64..40, 1..8), cap in 150_u64..1_500, keep in 1_u32..6,
+        ) {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("json.log");
+            let mut w = writer(&path, cap, keep);
+            let (mut next, mut mark, mut seen) = (0, None, Vec::new());
+            let mut told = false;
+            for part in parts {
+                (next..next + part).for_each(|n| put(&mut w, n));
+                next += part;
+                w.flush();
+                let options = ReadOptions { after: mark, ..ReadOptions::default() };
+                block_on(async {
+                    let mut reader = LogReader::open(&path, &options).await.unwrap();
+                    told |= reader.missed();
+                    while let Some(batch) = reader.next().await.unwrap() {
+                        seen.extend(batch.iter().map(|e| e.time));
+                        let position = reader.position().unwrap();
+                        mark = Some(LogMark { position, time: batch.last().unwrap().time });
+                    }
+                });
+            }
+            prop_assert!(seen.is_sorted_by(|a, b| a < b), "{seen:?}");
+            // with the first read nothing was there to compare with
+            if !told && seen.first() == Some(&second(0)) {
+                prop_assert_eq!(seen.len() as u64, next);
+            }
+            prop_assert_eq!(seen.last().copied(), (next > 0).then(|| second(next - 1)));
+        }
+    }
+
+    #[test]
+    fn attributes_are_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("json.log");
+        let mut w = LogWriter::open(LogPlan {
+            attributes: r#"{"a":"1","tag":"x \"y\""}"#.to_owned(),
+            ..LogPlan::capped(path.clone())
+        });
+        put(&mut w, 1);
+        w.flush();
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(
+            text.contains(r#""stream":"stdout","attrs":{"a":"1","#),
+            "{text}"
+        );
+        let entry = block_on(async {
+            let mut reader = LogReader::open(&path, &ReadOptions::default())
+                .await
+                .unwrap();
+            reader.next().await.unwrap().unwrap().remove(0)
+        });
+        assert_eq!(entry.attributes["tag"], "x \"y\"");
     }
 
     #[test]

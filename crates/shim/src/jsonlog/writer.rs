@@ -65,7 +65,14 @@ impl LogWriter {
     /// Adds an entry to the batch.
     pub(crate) fn push(&mut self, stream: Stream, text: &[u8], whole: bool, time: Time) {
         let mark = self.batch.len();
-        encode::entry(&mut self.batch, stream, text, whole, time);
+        encode::entry(
+            &mut self.batch,
+            stream,
+            text,
+            whole,
+            time,
+            &self.plan.attributes,
+        );
         let held = self.size + mark as u64;
         let grown = self.size + self.batch.len() as u64;
         if self.plan.max_size > 0 && grown > self.plan.max_size && held > 0 {
@@ -120,6 +127,7 @@ impl LogWriter {
                 text.as_bytes(),
                 true,
                 Time::now(),
+                &self.plan.attributes,
             );
         }
         let mut write = |bytes: &[u8]| {
@@ -230,7 +238,7 @@ mod tests {
                                      every in 1_usize..9) {
             let dir = tempfile::tempdir().unwrap();
             let path = dir.path().join("json.log");
-            let mut w = LogWriter::open(LogPlan { path: path.clone(), max_size: cap, max_file: keep });
+            let mut w = LogWriter::open(LogPlan { path: path.clone(), max_size: cap, max_file: keep, attributes: String::new() });
             for n in 0..lines {
                 w.push(Stream::Stdout, format!("line {n}").as_bytes(), true, Time::now());
                 if n % every == 0 { w.flush(); }
