@@ -299,7 +299,7 @@ pub(crate) fn check(spec: &mut ContainerSpec, facts: &Facts) -> Result<Vec<Strin
     check_security(host, facts)?;
     ocispec::rlimits(&host.ulimits)?;
     check_sysctls(host)?;
-    container::check_log(&host.log)?;
+    crate::logdriver::check(&host.log)?;
     check_resources(&mut spec.host.resources, facts)
 }
 

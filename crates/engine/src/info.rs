@@ -67,7 +67,7 @@ pub(crate) fn info(inner: &Inner) -> Info {
         pids_limit: cgroup.pids,
         oom_kill_disable: cgroup.mode != CgroupMode::V2 && has("memory"),
         warnings: inner.warnings.clone(),
-        log_drivers: vec!["json-file".to_owned(), "none".to_owned()],
+        log_drivers: crate::logdriver::DRIVERS.map(str::to_owned).to_vec(),
         debug: inner.config.debug,
     }
 }

@@ -12,6 +12,7 @@ mod info;
 mod inner;
 mod kernel_log;
 mod links;
+mod logdriver;
 mod logs;
 pub mod model;
 mod names;
@@ -99,6 +100,14 @@ impl LogLines {
     pub async fn next(&mut self) -> Option<Result<LogLine, Error>> {
         self.rx.recv().await
     }
+}
+
+/// Whether a driver and its options can be a container's.
+///
+/// # Errors
+/// Naming the option.
+pub fn check_log(spec: &model::LogSpec) -> Result<(), Error> {
+    logdriver::check(spec)
 }
 
 fn shim_error(what: &'static str) -> impl FnOnce(shim::ShimError) -> Error {

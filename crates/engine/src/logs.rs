@@ -51,6 +51,7 @@ async fn read_to(
         since: time(options.since)?,
         until: time(options.until)?,
         end,
+        after: None,
     };
     // one that does not run has nothing to follow
     let live: Option<Live> = if options.follow && view.is_running() {
@@ -107,6 +108,7 @@ fn line(entry: shim::jsonlog::Entry) -> LogLine {
         },
         time: entry.time.to_string(),
         bytes: entry.bytes,
+        attributes: entry.attributes,
     }
 }
 

@@ -307,7 +307,7 @@ pub struct Ulimit {
     pub hard: i64,
 }
 
-/// `json-file` or `none`, with the options `max-size` and `max-file`.
+/// A driver and its options, in Docker's names. What there is: [`crate::logdriver`].
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogSpec {
     pub driver: String,

@@ -226,6 +226,8 @@ pub struct LogLine {
     pub time: String,
     /// With its newline where it has one.
     pub bytes: Vec<u8>,
+    /// What `--details` shows: labels, variables and the tag that the log's options name.
+    pub attributes: std::collections::BTreeMap<String, String>,
 }
 
 /// Times are nanoseconds since 1970.

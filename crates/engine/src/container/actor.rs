@@ -15,6 +15,7 @@ use super::launch::{StartFailure, Started};
 use super::{Attachment, Command, Live, Reply};
 use crate::error::Error;
 use crate::inner::Inner;
+use crate::logdriver::Forwarder;
 use crate::model::{ContainerRecord, NetworkMode, Phase, RestartKind};
 use crate::registry::Entry;
 use crate::restart;
@@ -117,6 +118,8 @@ pub(crate) struct Actor {
     pub(super) stopping: Option<Stopping>,
     /// Absent where nothing is checked.
     pub(super) health: Option<Arc<shim::Health>>,
+    /// Where the log goes on to somebody.
+    pub(super) forwarder: Option<Forwarder>,
     pub(super) remove_replies: Vec<Reply<()>>,
     backoff: restart::Backoff,
     restart_at: Option<Instant>,
@@ -170,6 +173,7 @@ pub(crate) fn spawn(
         kept: Vec::new(),
         stopping: None,
         health: None,
+        forwarder: None,
         remove_replies: Vec::new(),
         backoff: restart::Backoff::default(),
         restart_at: None,
@@ -387,6 +391,12 @@ impl Actor {
         self.entry.view.store(Arc::new(view));
     }
 
+    /// From where its sink has it: of this run, or of none what is left.
+    fn forward_log(&mut self) {
+        let ended = self.run.as_ref().map(|r| r.live.ended.clone());
+        self.forwarder = Forwarder::start(&self.engine, &self.record, ended, self.forwarder.take());
+    }
+
     pub(super) fn emit(&self, action: impl Into<String>, more: &[(&str, String)]) {
         self.engine.container_event(&self.record, action, more);
     }
@@ -581,6 +591,7 @@ impl Actor {
             ended,
             since: Instant::now(),
         });
+        self.forward_log();
         self.watch_health();
         self.set_phase(Phase::Running);
         self.emit("start", &[]);
@@ -922,6 +933,7 @@ impl Actor {
         // of the rest it is not known that they have ended
         if matches!(found, Found::AtRest | Found::Ended(_) | Found::Lost { .. }) {
             self.leave_networks();
+            self.forward_log();
         }
         match found {
             Found::New => {}
@@ -1060,6 +1072,7 @@ impl Actor {
             since: Instant::now(),
         });
         self.engine.execs.adopt(&self.record.id, &status.execs);
+        self.forward_log();
         self.watch_health();
         if self.networks_unsettled() {
             drop(self.teller().send(Internal::SettleNetworks));

@@ -13,10 +13,10 @@ use super::prepare::{Prepared, prepare};
 use crate::error::Error;
 use crate::inner::Inner;
 use crate::links;
-use crate::model::{ContainerRecord, ErrorKind, LogSpec};
+use crate::model::{ContainerRecord, ErrorKind};
 use crate::networks::{self, Sandbox};
 
-pub(super) const LOG_FILE: &str = "json.log";
+pub(crate) const LOG_FILE: &str = "json.log";
 
 /// What is left of the last run may take this long to go.
 const REMAINS_DEADLINE: Duration = Duration::from_secs(10);
@@ -171,7 +171,7 @@ async fn run(
         console_size: console_size(record.spec.host.console_size),
         open_stdin: record.spec.open_stdin,
         stdin_once: record.spec.stdin_once,
-        log: log_plan(&record.spec.host.log, &dir.join(LOG_FILE))?,
+        log: crate::logdriver::plan(record, &dir.join(LOG_FILE))?,
         ephemeral: record.spec.host.auto_remove,
         names,
         container_dir: dir,
@@ -218,95 +218,5 @@ fn failure(name: &str, error: LaunchError) -> StartFailure {
         error: Error::caused(kind, format!("failed to start container {name}"), error),
         exit_code,
         previous: None,
-    }
-}
-
-/// `max-size` and `max-file` as Docker writes them; capped where they are not given.
-pub(crate) fn log_plan(
-    spec: &LogSpec,
-    path: &std::path::Path,
-) -> Result<Option<shim::LogPlan>, Error> {
-    match spec.driver.as_str() {
-        "none" => return Ok(None),
-        "" | "json-file" | "local" => {}
-        other => {
-            return Err(Error::unsupported(format!(
-                "logger: no log driver named '{other}' is built yet (json-file, none)"
-            )));
-        }
-    }
-    let mut plan = shim::LogPlan::capped(path.to_owned());
-    for (key, value) in &spec.options {
-        match key.as_str() {
-            "max-size" => plan.max_size = size(value).ok_or_else(|| bad_option(key, value))?,
-            "max-file" => {
-                plan.max_file = value
-                    .parse()
-                    .ok()
-                    .filter(|n| *n >= 1)
-                    .ok_or_else(|| bad_option(key, value))?;
-            }
-            // without effect here, and harmless
-            "compress" | "mode" | "max-buffer-size" => {}
-            _ => {
-                return Err(Error::invalid(format!(
-                    "unknown log opt '{key}' for json-file log driver (max-size, max-file)"
-                )));
-            }
-        }
-    }
-    Ok(Some(plan))
-}
-
-fn bad_option(key: &str, value: &str) -> Error {
-    Error::invalid(format!("invalid value for log opt {key}: {value}"))
-}
-
-/// `10m`, `1g`, `512k`, plain bytes; `-1` is without limit.
-fn size(text: &str) -> Option<u64> {
-    if text == "-1" {
-        return Some(0);
-    }
-    let lower = text.trim().to_ascii_lowercase();
-    let number = lower.trim_end_matches(['b', 'i']);
-    let (digits, unit) = match number.as_bytes().last()? {
-        b'k' => (&number[..number.len() - 1], 1 << 10),
-        b'm' => (&number[..number.len() - 1], 1 << 20),
-        b'g' => (&number[..number.len() - 1], 1 << 30),
-        _ => (number, 1),
-    };
-    let count: u64 = digits.trim().parse().ok()?;
-    count.checked_mul(unit).filter(|n| *n > 0)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn log_options() {
-        let spec = |driver: &str, options: &[(&str, &str)]| LogSpec {
-            driver: driver.to_owned(),
-            options: options
-                .iter()
-                .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
-                .collect(),
-        };
-        let plan = |s: &LogSpec| log_plan(s, std::path::Path::new("/l"));
-        assert!(plan(&spec("none", &[])).unwrap().is_none());
-        let capped = plan(&spec("json-file", &[])).unwrap().unwrap();
-        assert_eq!((capped.max_file, capped.max_size), (5, 20 << 20));
-        let own = plan(&spec("", &[("max-size", "10m"), ("max-file", "3")]))
-            .unwrap()
-            .unwrap();
-        assert_eq!((own.max_file, own.max_size), (3, 10 << 20));
-        for wrong in [
-            spec("syslog", &[]),
-            spec("", &[("max-size", "ten")]),
-            spec("", &[("max-file", "0")]),
-            spec("", &[("tag", "x")]),
-        ] {
-            assert!(plan(&wrong).is_err(), "{wrong:?}");
-        }
     }
 }

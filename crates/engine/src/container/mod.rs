@@ -51,11 +51,11 @@ pub(crate) use actor::{Found, paths, spawn};
 pub(crate) use exec::{ExecCell, Execs, open_root, start as start_exec};
 pub use health::word as health_word;
 pub(crate) use health::{check as check_health, inherit as inherit_health};
-pub(crate) use launch::log_plan;
+pub(crate) use launch::LOG_FILE;
 pub(crate) use prepare::{cgroup_found, hostname, mount_root};
 
 use crate::error::Error;
-use crate::model::{EndpointSpec, LogSpec};
+use crate::model::EndpointSpec;
 use crate::views::{AttachOptions, ExitStatus, RemoveOptions, UpdateRequest, WaitCondition};
 
 pub(crate) type Reply<T> = oneshot::Sender<Result<T, Error>>;
@@ -150,9 +150,4 @@ pub(crate) struct Live {
     pub(crate) spec: Option<Arc<Spec>>,
     /// Turns true when this run has ended.
     pub(crate) ended: watch::Receiver<bool>,
-}
-
-/// Refuses what cannot be logged to.
-pub(crate) fn check_log(spec: &LogSpec) -> Result<(), Error> {
-    log_plan(spec, std::path::Path::new("")).map(drop)
 }

@@ -83,6 +83,7 @@ impl Actor {
         let (engine, record) = (self.engine.clone(), self.record.clone());
         let (previous, writes) = (self.previous.take(), self.take_writes());
         let (tell, mute) = (self.teller(), self.mute);
+        let forwarder = self.forwarder.take();
         tokio::spawn(async move {
             if mute {
                 end_mute(&engine, &record).await;
@@ -95,6 +96,9 @@ impl Actor {
                         "the last run's remains do not go; removing all the same"
                     );
                 }
+            }
+            if let Some(forwarder) = forwarder {
+                forwarder.finish().await;
             }
             // one whose shim was never heard of still has its place
             crate::networks::detach(&engine, &record.id).await;
