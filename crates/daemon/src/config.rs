@@ -203,6 +203,10 @@ pub fn read(args: &[OsString]) -> Result<Request, ConfigError> {
         let place = format!("--{}", key.flag);
         apply(&mut config, key, list).map_err(|problem| ConfigError::Key { place, problem })?;
     }
+    engine::check_log(&config.log).map_err(|e| ConfigError::Key {
+        place: "log-driver and log-opts".to_owned(),
+        problem: e.report(),
+    })?;
     config.defaults.log.clone_from(&config.log);
     config
         .networks
@@ -378,7 +382,7 @@ fn apply(config: &mut Config, key: &Key, values: &[String]) -> Result<(), String
         "group" => config.group = Some(last.to_owned()),
         "exec-opt" => config.cgroup_driver = cgroup_driver(values)?,
         "label" => config.labels = values.to_vec(),
-        "log-driver" => config.log.driver = crate::docker::log_driver(last)?.to_owned(),
+        "log-driver" => config.log.driver = last.to_owned(),
         "log-opt" => config.log.options = log_options(values)?,
         "default-ulimit" => {
             config.defaults.ulimits = values.iter().map(|v| ulimit(v)).collect::<Result<_, _>>()?
@@ -473,10 +477,7 @@ fn log_options(values: &[String]) -> Result<BTreeMap<String, String>, String> {
         let (name, value) = value
             .split_once('=')
             .ok_or_else(|| format!("{value:?} is not name=value"))?;
-        out.insert(
-            crate::docker::log_option(name)?.to_owned(),
-            value.to_owned(),
-        );
+        out.insert(name.to_owned(), value.to_owned());
     }
     Ok(out)
 }

@@ -40,6 +40,8 @@ pub struct Instance {
     network: Option<Arc<net::Namespace>>,
     /// It has an /etc/resolv.conf of its own.
     resolv_conf: bool,
+    /// It has a /run of its own.
+    run: bool,
 }
 
 /// The program under test: `PLIMSOLL_BIN`, else beside the test in cargo's target directory.
@@ -63,6 +65,29 @@ pub(crate) fn find_program() -> Option<PathBuf> {
         .take(2)
         .map(|d| d.join("plimsoll"))
         .find(|p| p.is_file())
+}
+
+/// In a thread of its own, whose mounts are then the program's: files of the test's in place of the host's.
+fn spawn_with(
+    mut program: Command,
+    own: impl Iterator<Item = (PathBuf, &'static str)> + Send,
+) -> io::Result<Child> {
+    let own: Vec<_> = own.collect();
+    if own.is_empty() {
+        return program.spawn();
+    }
+    std::thread::scope(|scope| {
+        let spawned = scope.spawn(|| {
+            crate::powercut::enter_private_namespace()?;
+            for (path, at) in own {
+                rustix::mount::mount_bind(&path, at)?;
+            }
+            program.spawn()
+        });
+        spawned
+            .join()
+            .unwrap_or_else(|_| Err(io::Error::other("the thread that spawns panicked")))
+    })
 }
 
 /// A command of a test: tests run programs, the product doesn't.
@@ -141,6 +166,7 @@ impl Instance {
             child: None,
             network: None,
             resolv_conf: false,
+            run: false,
         }
     }
 
@@ -184,6 +210,17 @@ impl Instance {
     pub fn set_resolv_conf(&mut self, text: &str) {
         std::fs::write(self.path().join("resolv.conf"), text).expect("room for a file");
         self.resolv_conf = true;
+    }
+
+    /// From the next start on the engine's host has this directory as its /run: where local services listen.
+    ///
+    /// # Panics
+    /// When it can't be made.
+    pub fn set_run(&mut self) -> PathBuf {
+        let dir = self.path().join("run");
+        std::fs::create_dir_all(&dir).expect("room for a directory");
+        self.run = true;
+        dir
     }
 
     /// A second engine on the same host.
@@ -343,15 +380,12 @@ impl Instance {
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a free descriptor"))
             .stderr(log);
-        let resolv_conf = self.resolv_conf.then(|| self.path().join("resolv.conf"));
-        let child = self.inside(move || {
-            if let Some(file) = resolv_conf {
-                // the thread's own, and so the daemon's
-                crate::powercut::enter_private_namespace()?;
-                rustix::mount::mount_bind(&file, "/etc/resolv.conf")?;
-            }
-            daemon.spawn()
-        });
+        let own = [
+            (self.resolv_conf, "resolv.conf", "/etc/resolv.conf"),
+            (self.run, "run", "/run"),
+        ];
+        let own = own.map(|(is, name, at)| is.then(|| (self.path().join(name), at)));
+        let child = self.inside(move || spawn_with(daemon, own.into_iter().flatten()));
         self.child = Some(child.expect("plimsoll can be executed"));
     }
 

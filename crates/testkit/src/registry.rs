@@ -115,7 +115,7 @@ impl Drop for Debian {
 }
 
 /// An authority, and a certificate of it for 127.0.0.1.
-fn certify(dir: &Path) {
+pub fn certify(dir: &Path) {
     let script = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=test-ca \
                   -keyout ca.key -out ca.crt && \
                   openssl req -newkey rsa:2048 -nodes -subj /CN=registry -keyout own.key -out own.csr && \

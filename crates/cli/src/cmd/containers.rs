@@ -484,6 +484,7 @@ pub(crate) fn with_filters(query: Query, filters: &api::Filters) -> Query {
 pub(crate) struct LogsOptions {
     follow: bool,
     timestamps: bool,
+    details: bool,
     tail: Option<String>,
     since: Option<String>,
     until: Option<String>,
@@ -540,7 +541,12 @@ pub(crate) static LOGS: Verb<LogsOptions> = Verb {
             },
             "Up to a time (2024-01-02T13:23:37Z) or a while ago (42m)",
         ),
-        refused("details", None, "no log driver with details is built in"),
+        switch(
+            "details",
+            None,
+            |o, v| o.details = v,
+            "Show what the log's options add to each line",
+        ),
     ]],
     run: logs,
 };
@@ -559,6 +565,7 @@ fn logs(context: &Context, o: LogsOptions, names: Vec<String>) -> Outcome {
         .with("stderr", "1")
         .flag("follow", o.follow)
         .flag("timestamps", o.timestamps)
+        .flag("details", o.details)
         .with_some("tail", o.tail.as_deref())
         .with_some("since", time(&o.since)?.as_deref())
         .with_some("until", time(&o.until)?.as_deref())

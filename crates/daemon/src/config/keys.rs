@@ -187,13 +187,13 @@ pub(super) const KEYS: &[Key] = &[
     yes(
         "log-driver",
         Kind::Text,
-        "json-file or none, where a container does not say",
+        "json-file, local, syslog, journald, fluentd, gelf or none, where a container does not say",
     ),
     named(
         "log-opt",
         "log-opts",
         Kind::Map,
-        "max-size, max-file, where a container does not say",
+        "Options of that driver: max-size=10m",
     ),
     named(
         "exec-opt",

@@ -57,11 +57,6 @@ impl Failure {
         )
     }
 
-    /// As [`Failure::not_built`], in other words.
-    pub(crate) fn unsupported(message: impl Into<String>) -> Self {
-        Self::new(StatusCode::NOT_IMPLEMENTED, message)
-    }
-
     pub(crate) fn response(self) -> Response<Body> {
         if self.status == StatusCode::NOT_MODIFIED {
             return super::answer::empty(self.status);

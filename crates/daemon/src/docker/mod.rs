@@ -49,8 +49,6 @@ use tokio::sync::Notify;
 
 use crate::config::Config;
 
-pub(crate) use translate::create::{log_driver, log_option};
-
 /// What all requests share.
 #[derive(Debug)]
 pub struct Api {

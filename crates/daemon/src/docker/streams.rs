@@ -117,8 +117,7 @@ fn frame(line: &LogLine, stamps: bool, details: bool, tty: bool) -> Bytes {
         text.push(b' ');
     }
     if details {
-        // of attributes there are none
-        text.push(b' ');
+        attributes(&mut text, line);
     }
     text.extend_from_slice(&line.bytes);
     if !tty {
@@ -130,6 +129,30 @@ fn frame(line: &LogLine, stamps: bool, details: bool, tty: bool) -> Bytes {
         text[..FRAME_HEADER].copy_from_slice(&frame_header(stream, len));
     }
     text.into()
+}
+
+/// `name=value,name=value `, escaped as in a query.
+fn attributes(out: &mut Vec<u8>, line: &LogLine) {
+    for (number, (key, value)) in line.attributes.iter().enumerate() {
+        if number > 0 {
+            out.push(b',');
+        }
+        escape(out, key);
+        out.push(b'=');
+        escape(out, value);
+    }
+    out.push(b' ');
+}
+
+/// source: Go's url.QueryEscape
+fn escape(out: &mut Vec<u8>, text: &str) {
+    for byte in text.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => out.push(byte),
+            b' ' => out.push(b'+'),
+            _ => out.extend_from_slice(format!("%{byte:02X}").as_bytes()),
+        }
+    }
 }
 
 const EVENT_FILTERS: &[&str] = &[
@@ -335,6 +358,7 @@ mod tests {
             stream: LogStream::Stderr,
             time: "2024-01-02T03:04:05.1Z".to_owned(),
             bytes: b"x\n".to_vec(),
+            attributes: Default::default(),
         };
         assert_eq!(&frame(&line, false, false, true)[..], b"x\n");
         assert_eq!(
@@ -344,6 +368,15 @@ mod tests {
         assert_eq!(
             &frame(&line, true, false, true)[..],
             b"2024-01-02T03:04:05.100000000Z x\n"
+        );
+        let attributes = [("tag", "a b/c"), ("env", "x=1")].map(|(k, v)| (k.into(), v.into()));
+        let line = LogLine {
+            attributes: attributes.into(),
+            ..line
+        };
+        assert_eq!(
+            &frame(&line, false, true, true)[..],
+            b"env=x%3D1,tag=a+b%2Fc x\n"
         );
     }
 }

@@ -12,6 +12,7 @@ mod faults;
 mod hang;
 mod health;
 mod lifecycle;
+mod logging;
 mod names;
 mod networks;
 mod registry;

@@ -14,26 +14,6 @@ use super::{mounts, unbuilt};
 use crate::config::ContainerDefaults;
 use crate::docker::failure::Failure;
 
-/// The drivers there are.
-pub(crate) fn log_driver(name: &str) -> Result<&str, String> {
-    match name {
-        "json-file" | "none" => Ok(name),
-        _ => Err(format!(
-            "the log driver {name:?} is not built yet: json-file or none"
-        )),
-    }
-}
-
-/// Options of `json-file`.
-pub(crate) fn log_option(name: &str) -> Result<&str, String> {
-    match name {
-        "max-size" | "max-file" => Ok(name),
-        _ => Err(format!(
-            "the log option {name:?} is not built yet: max-size or max-file"
-        )),
-    }
-}
-
 /// Those of the default network: in users' networks a link is one of the endpoint's.
 fn links(host: &HostConfig) -> Result<Vec<String>, Failure> {
     let all = host.links.clone().unwrap_or_default();
@@ -177,7 +157,7 @@ fn host(h: HostConfig, defaults: &ContainerDefaults) -> Result<HostSpec, Failure
         group_add: h.group_add.unwrap_or_default(),
         oom_score_adj: h.oom_score_adj,
         shm_size: Some(shm).filter(|s| *s > 0).or(defaults.shm_size),
-        log: log(h.log_config, &defaults.log)?,
+        log: log(h.log_config, &defaults.log),
         masked_paths: h.masked_paths,
         readonly_paths: h.readonly_paths,
         extra_hosts: h.extra_hosts.unwrap_or_default(),
@@ -329,27 +309,19 @@ pub(crate) fn restart(
 }
 
 /// The daemon's options are those of its driver: they hold where that driver is used.
-fn log(config: LogConfig, default: &LogSpec) -> Result<LogSpec, Failure> {
+fn log(config: LogConfig, default: &LogSpec) -> LogSpec {
     let mut options = config.config.unwrap_or_default();
     let driver = if config.r#type.is_empty() {
         default.driver.clone()
     } else {
         config.r#type
     };
-    if !driver.is_empty() {
-        log_driver(&driver).map_err(Failure::unsupported)?;
-    }
-    if driver != "none" {
-        for name in options.keys() {
-            log_option(name).map_err(Failure::unsupported)?;
-        }
-    }
     if driver == default.driver {
         for (name, value) in &default.options {
             options.entry(name.clone()).or_insert_with(|| value.clone());
         }
     }
-    Ok(LogSpec { driver, options })
+    LogSpec { driver, options }
 }
 
 fn device(d: api::container::DeviceMapping) -> model::DeviceSpec {

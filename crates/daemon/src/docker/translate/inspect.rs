@@ -27,7 +27,11 @@ pub(crate) fn container(view: &ContainerView, driver: &str) -> ContainerInspect 
         resolv_conf_path: text(&view.paths.resolv_conf),
         hostname_path: text(&view.paths.hostname),
         hosts_path: text(&view.paths.hosts),
-        log_path: view.paths.log.as_deref().map(text).unwrap_or_default(),
+        // as dockerd: of the one driver whose file is for others to read
+        log_path: match view.record.spec.host.log.driver.as_str() {
+            "" | "json-file" => view.paths.log.as_deref().map(text).unwrap_or_default(),
+            _ => String::new(),
+        },
         name: format!("/{}", record.name),
         restart_count: view.restart_count.into(),
         driver: driver.to_owned(),

@@ -151,8 +151,6 @@ fn what_is_not_built_is_refused_by_name() {
         r#""HostConfig": {"CpuPercent": 1}"#,
         r#""HostConfig": {"IOMaximumIOps": 1}"#,
         r#""HostConfig": {"IOMaximumBandwidth": 1}"#,
-        r#""HostConfig": {"LogConfig": {"Type": "syslog"}}"#,
-        r#""HostConfig": {"LogConfig": {"Type": "json-file", "Config": {"tag": "x"}}}"#,
         r#""HostConfig": {"Binds": ["/a:/b:z"]}"#,
         r#""HostConfig": {"Mounts": [{"Type": "image", "Source": "x", "Target": "/x"}]}"#,
         r#""HostConfig": {"Mounts": [{"Type": "volume", "Target": "/x", "VolumeOptions": {"DriverConfig": {"Name": "x"}}}]}"#,
