@@ -1,6 +1,6 @@
 //! `-v` and `--mount`.
 
-use api::container::{BindOptions, DriverConfig, Mount, TmpfsOptions, VolumeOptions};
+use api::container::{BindOptions, DriverConfig, ImageOptions, Mount, TmpfsOptions, VolumeOptions};
 
 use crate::flags::go_bool;
 use crate::parse;
@@ -48,6 +48,7 @@ pub(crate) fn parse(spec: &str) -> Result<Mount, String> {
     let mut volume = VolumeOptions::default();
     let mut driver = DriverConfig::default();
     let mut tmpfs = TmpfsOptions::default();
+    let mut image = ImageOptions::default();
     for field in parse::csv(spec)? {
         let (key, value) = match field.split_once('=') {
             Some((k, v)) => (k.to_ascii_lowercase(), Some(v)),
@@ -85,6 +86,7 @@ pub(crate) fn parse(spec: &str) -> Result<Mount, String> {
                 let (k, v) = parse::key_value(text);
                 driver.options.insert(k, v);
             }
+            "image-subpath" => text.clone_into(&mut image.subpath),
             "tmpfs-size" => {
                 tmpfs.size_bytes =
                     parse::bytes(text).map_err(|_| format!("invalid value for {key}: {text}"))?;
@@ -99,7 +101,11 @@ pub(crate) fn parse(spec: &str) -> Result<Mount, String> {
     if driver != DriverConfig::default() {
         volume.driver_config = Some(driver);
     }
-    check(&mut mount, bind, volume, tmpfs)?;
+    mount.bind_options = Some(bind).filter(|o| *o != BindOptions::default());
+    mount.volume_options = Some(volume).filter(|o| *o != VolumeOptions::default());
+    mount.tmpfs_options = Some(tmpfs).filter(|o| *o != TmpfsOptions::default());
+    mount.image_options = Some(image).filter(|o| *o != ImageOptions::default());
+    check(&mut mount)?;
     Ok(mount)
 }
 
@@ -119,46 +125,27 @@ fn recursive(bind: &mut BindOptions, text: &str) -> Result<(), String> {
 }
 
 /// Options must belong to the type.
-fn check(
-    mount: &mut Mount,
-    bind: BindOptions,
-    volume: VolumeOptions,
-    tmpfs: TmpfsOptions,
-) -> Result<(), String> {
+fn check(mount: &mut Mount) -> Result<(), String> {
     if mount.target.is_empty() {
         return Err("target is required".into());
     }
-    let kind = mount.r#type.clone();
-    let foreign = |family: &str| {
-        Err(format!(
-            "cannot mix '{family}-*' options with mount type '{kind}'"
-        ))
-    };
-    match kind.as_str() {
-        "bind" | "volume" | "tmpfs" => {}
-        other => {
+    let kind = mount.r#type.as_str();
+    if !matches!(kind, "bind" | "volume" | "tmpfs" | "image") {
+        return Err(format!(
+            "mount type '{kind}' is not supported by this version: bind, volume, tmpfs and image are"
+        ));
+    }
+    for (family, given) in [
+        ("bind", mount.bind_options.is_some()),
+        ("volume", mount.volume_options.is_some()),
+        ("tmpfs", mount.tmpfs_options.is_some()),
+        ("image", mount.image_options.is_some()),
+    ] {
+        if given && family != kind {
             return Err(format!(
-                "mount type '{other}' is not supported by this version: bind, volume and tmpfs are"
+                "cannot mix '{family}-*' options with mount type '{kind}'"
             ));
         }
-    }
-    if bind != BindOptions::default() {
-        if kind != "bind" {
-            return foreign("bind");
-        }
-        mount.bind_options = Some(bind);
-    }
-    if volume != VolumeOptions::default() {
-        if kind != "volume" {
-            return foreign("volume");
-        }
-        mount.volume_options = Some(volume);
-    }
-    if tmpfs != TmpfsOptions::default() {
-        if kind != "tmpfs" {
-            return foreign("tmpfs");
-        }
-        mount.tmpfs_options = Some(tmpfs);
     }
     if kind == "bind" && mount.source.starts_with('.') {
         mount.source = absolute(&mount.source)?;
@@ -217,7 +204,7 @@ mod tests {
             ),
             (
                 "type=npipe,src=a,dst=/b",
-                "! mount type 'npipe' is not supported by this version: bind, volume and tmpfs are",
+                "! mount type 'npipe' is not supported by this version: bind, volume, tmpfs and image are",
             ),
             (
                 "type=bind,src=/a,dst=/b,readonly=maybe",

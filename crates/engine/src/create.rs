@@ -55,12 +55,8 @@ pub(crate) async fn create(
             .map_err(not_there)?;
     }
     let networks = networks_of(engine, &mut spec, &mut warnings)?;
-    if let NamespaceMode::Container(_) = &spec.host.ipc_mode {
-        // its mount is in another mount namespace, from which none can be taken
-        warnings.push(
-            "/dev/shm is not shared with the other container yet: this container has its own"
-                .to_owned(),
-        );
+    for point in mounts.iter_mut().filter(|m| m.kind == MountKind::Image) {
+        point.name = engine.image(&point.spec.source).map_err(not_there)?.id;
     }
     look_at_sources(&mounts).await?;
     let id = names::new_id();
@@ -300,6 +296,7 @@ pub(crate) fn check(spec: &mut ContainerSpec, facts: &Facts) -> Result<Vec<Strin
     ocispec::rlimits(&host.ulimits)?;
     check_sysctls(host)?;
     crate::logdriver::check(&host.log)?;
+    check_mounts(host, facts)?;
     check_resources(&mut spec.host.resources, facts)
 }
 
@@ -337,6 +334,21 @@ fn check_security(host: &HostSpec, facts: &Facts) -> Result<(), Error> {
         return Err(Error::unsupported(format!(
             "--security-opt apparmor={profile}: AppArmor is not enabled on this host"
         )));
+    }
+    Ok(())
+}
+
+fn check_mounts(host: &HostSpec, facts: &Facts) -> Result<(), Error> {
+    for mount in &host.mounts {
+        if mount.relabel && facts.lsm.selinux {
+            return Err(Error::unsupported(format!(
+                "the option z of the mount at {}: files are not labelled for SELinux yet; label them by chcon -t container_file_t, and leave the option out",
+                mount.target
+            )));
+        }
+        if mount.kind == MountKind::Volume {
+            crate::passed::Kind::parse(&mount.volume_options)?;
+        }
     }
     Ok(())
 }
@@ -661,22 +673,11 @@ pub(crate) fn mount_points(
     for target in &spec.volumes {
         let destination = clean(target)?;
         if !is_taken(&out, &destination) {
-            out.push(mount_point(&MountSpec {
-                kind: MountKind::Volume,
-                source: String::new(),
-                target: destination,
-                read_only: false,
-                read_only_non_recursive: false,
-                non_recursive: false,
-                propagation: None,
-                create_source: false,
-                no_copy: false,
-                subpath: None,
-                tmpfs_size: None,
-                tmpfs_mode: None,
-                volume_labels: std::collections::BTreeMap::new(),
-                given: None,
-            })?);
+            out.push(mount_point(&MountSpec::plain(
+                MountKind::Volume,
+                "",
+                &destination,
+            ))?);
         }
     }
     Ok(out)
@@ -684,10 +685,8 @@ pub(crate) fn mount_points(
 
 fn mount_point(mount: &MountSpec) -> Result<MountPoint, Error> {
     let destination = clean(&mount.target)?;
-    if mount.subpath.as_ref().is_some_and(|s| !s.is_empty()) {
-        return Err(Error::unsupported(format!(
-            "volume-subpath of {destination}: it is not built yet"
-        )));
+    if let Some(subpath) = mount.subpath.as_deref().filter(|s| !s.is_empty()) {
+        check_subpath(subpath)?;
     }
     let (name, source) = match mount.kind {
         MountKind::Bind => {
@@ -706,13 +705,19 @@ fn mount_point(mount: &MountSpec) -> Result<MountPoint, Error> {
             (mount.source.clone(), String::new())
         }
         MountKind::Tmpfs => (String::new(), String::new()),
+        MountKind::Image if mount.source.is_empty() => {
+            return Err(Error::invalid(format!(
+                "invalid mount config for type \"image\": no image is given for {destination}"
+            )));
+        }
+        MountKind::Image => (String::new(), String::new()),
     };
     Ok(MountPoint {
         kind: mount.kind,
         name,
         source,
         destination,
-        read_only: mount.read_only,
+        read_only: mount.read_only || mount.kind == MountKind::Image,
         propagation: match mount.kind {
             MountKind::Bind => mount
                 .propagation
@@ -723,6 +728,19 @@ fn mount_point(mount: &MountSpec) -> Result<MountPoint, Error> {
         },
         spec: mount.clone(),
     })
+}
+
+/// Relative, and without a way out.
+fn check_subpath(subpath: &str) -> Result<(), Error> {
+    use std::path::Component;
+    let mut parts = Path::new(subpath).components();
+    let inside = parts.all(|p| matches!(p, Component::Normal(_) | Component::CurDir));
+    if inside {
+        return Ok(());
+    }
+    Err(Error::invalid(format!(
+        "invalid subpath {subpath:?}: it must be a relative path without .. inside the volume or image"
+    )))
 }
 
 /// Absolute, without `.`, `..`, doubled and trailing slashes.

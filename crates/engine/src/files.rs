@@ -21,7 +21,8 @@ use store::diff::DiffError;
 use crate::container::{self, Command, Live};
 use crate::error::Error;
 use crate::inner::{Inner, ask};
-use crate::model::{ContainerRecord, ErrorKind, MountKind, Phase};
+use crate::model::{ContainerRecord, ErrorKind, MountKind, MountPoint, Phase};
+use crate::passed;
 use crate::pipe::{self, ByteReceiver};
 use crate::registry::Entry;
 use crate::views::{Change, ChangeKind, CommitOptions, PathStat, ProgressSender, PutOptions};
@@ -87,8 +88,12 @@ async fn place(
         )));
     }
     let record = view.record.clone();
-    if let Some((source, below)) = mounted_at(&record, path)? {
-        let (root, path) = (open_directory(Path::new(&source))?, below);
+    if let Some((mount, path)) = mounted_at(&record, path)? {
+        let root = engine
+            .blocking("open what is mounted there", move |inner| {
+                open_mount(inner, &mount)
+            })
+            .await?;
         return Ok(Place {
             root,
             path,
@@ -125,7 +130,7 @@ async fn place(
 }
 
 /// The mount whose destination is the longest beginning of the path, and what is left of the path.
-fn mounted_at(record: &ContainerRecord, path: &str) -> Result<Option<(String, String)>, Error> {
+fn mounted_at(record: &ContainerRecord, path: &str) -> Result<Option<(MountPoint, String)>, Error> {
     let wanted = format!("/{}", path.trim_start_matches('/'));
     let holds = |destination: &str| {
         wanted
@@ -137,7 +142,7 @@ fn mounted_at(record: &ContainerRecord, path: &str) -> Result<Option<(String, St
         .iter()
         .filter(|m| m.kind != MountKind::Tmpfs && holds(&m.destination))
         .max_by_key(|m| m.destination.len());
-    let Some(mount) = best else {
+    let Some(mount) = best.cloned() else {
         return Ok(None);
     };
     let rest = &wanted[mount.destination.len()..];
@@ -148,7 +153,19 @@ fn mounted_at(record: &ContainerRecord, path: &str) -> Result<Option<(String, St
         )));
     }
     let rest = if rest.is_empty() { "/" } else { rest };
-    Ok(Some((mount.source.clone(), rest.to_owned())))
+    let rest = rest.to_owned();
+    Ok(Some((mount, rest)))
+}
+
+/// What is mounted there while the container runs, and does not.
+fn open_mount(inner: &Inner, mount: &MountPoint) -> Result<OwnedFd, Error> {
+    if let Some(passed) = passed::one(inner, mount, None)? {
+        return Ok(passed);
+    }
+    match mount.kind {
+        MountKind::Volume => open_directory(&passed::directory(inner, mount)?),
+        _ => open_directory(Path::new(&mount.source)),
+    }
 }
 
 fn open_directory(path: &Path) -> Result<OwnedFd, Error> {
@@ -408,7 +425,10 @@ mod tests {
             mounts: vec![point("/data", "/v/outer"), point("/data/in", "/v/inner")],
             ..crate::testing::record()
         };
-        let at = |p: &str| mounted_at(&record, p).unwrap();
+        let at = |p: &str| {
+            let found = mounted_at(&record, p).unwrap();
+            found.map(|(mount, rest)| (mount.source, rest))
+        };
         assert_eq!(at("/data/in/x"), Some(("/v/inner".into(), "/x".into())));
         assert_eq!(at("data"), Some(("/v/outer".into(), "/".into())));
         assert_eq!(at("/database"), None);

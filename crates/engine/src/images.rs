@@ -282,6 +282,7 @@ pub(crate) async fn remove(
     image: &str,
     force: bool,
 ) -> Result<Vec<RemovedImage>, Error> {
+    refuse_mounted(engine, image)?;
     let image = image.to_owned();
     let options = store::RemoveOptions {
         force,
@@ -295,6 +296,29 @@ pub(crate) async fn remove(
         .await?;
     engine.refresh_images().await;
     Ok(removed.into_iter().map(|r| removal(engine, r)).collect())
+}
+
+/// A container that mounts an image stands on its files, as one made from it does.
+fn refuse_mounted(engine: &Inner, image: &str) -> Result<(), Error> {
+    let Ok(found) = engine.image(image) else {
+        return Ok(());
+    };
+    let by_name =
+        found.names.len() > 1 && !found.id.trim_start_matches("sha256:").starts_with(image);
+    let views = engine.containers.views();
+    let user = views.iter().find(|v| mounts(&v.record, &found.id));
+    match user {
+        Some(user) if !by_name => Err(Error::conflict(format!(
+            "conflict: unable to remove {image}: container {} mounts it: remove that first",
+            user.name()
+        ))),
+        _ => Ok(()),
+    }
+}
+
+fn mounts(record: &crate::model::ContainerRecord, image: &str) -> bool {
+    let mut all = record.mounts.iter();
+    all.any(|m| m.kind == crate::model::MountKind::Image && m.name == image)
 }
 
 fn removal(engine: &Inner, removed: store::Removed) -> RemovedImage {
@@ -344,7 +368,12 @@ pub(crate) async fn prune(engine: &Arc<Inner>, filters: &Filters) -> Result<Prun
         .containers
         .views()
         .iter()
-        .map(|v| v.record.image_id.clone())
+        .flat_map(|v| {
+            let images = v.record.mounts.iter();
+            let mounted = images.filter(|m| m.kind == crate::model::MountKind::Image);
+            let mounted: Vec<String> = mounted.map(|m| m.name.clone()).collect();
+            mounted.into_iter().chain([v.record.image_id.clone()])
+        })
         .collect();
     let list = engine.images.load_full();
     let mut pruned = Pruned::default();

@@ -54,6 +54,8 @@ pub(crate) struct Inner {
     /// Filling of volumes takes turns: two containers that come with the same new volume must not
     /// both fill it.
     pub(crate) filling: tokio::sync::Mutex<()>,
+    /// Volumes in memory, and who had each last. Held by a start that has one until it runs.
+    pub(crate) in_memory: Arc<tokio::sync::Mutex<crate::passed::InMemory>>,
     /// Lists of images and volumes are read and published in turns, so that the later wins.
     pub(crate) refreshing: tokio::sync::Mutex<()>,
     /// A clone for each actor; shutdown takes it away and waits until the last clone is gone.
@@ -246,6 +248,18 @@ impl Inner {
 
     // ---- other containers
 
+    /// As dockerd: a container that is not told to shares its IPC with nobody.
+    fn check_shareable(&self, container: &str) -> Result<(), Error> {
+        let view = self.containers.find(container)?.view.load_full();
+        match view.record.spec.host.ipc_mode {
+            NamespaceMode::Private | NamespaceMode::None => Err(Error::invalid(format!(
+                "cannot join IPC of container {}: non-shareable IPC (hint: use IpcMode:shareable for the donor container)",
+                view.name()
+            ))),
+            _ => Ok(()),
+        }
+    }
+
     /// First processes of the containers whose namespaces are joined, which must run.
     pub(crate) fn joined_pids(&self, record: &ContainerRecord) -> Result<JoinedPids, Error> {
         let host = &record.spec.host;
@@ -263,6 +277,9 @@ impl Inner {
             NamespaceMode::Container(name) => pid(what, name),
             _ => Ok(None),
         };
+        if let NamespaceMode::Container(name) = &host.ipc_mode {
+            self.check_shareable(name)?;
+        }
         Ok(JoinedPids {
             net: match &host.network {
                 NetworkMode::Container(name) => pid("network", name)?,

@@ -18,6 +18,7 @@ pub mod model;
 mod names;
 mod networks;
 mod ocispec;
+mod passed;
 pub mod pipe;
 mod procfs;
 mod prune;

@@ -223,8 +223,17 @@ pub struct MountSpec {
     pub tmpfs_size: Option<u64>,
     #[serde(default)]
     pub tmpfs_mode: Option<u32>,
+    /// Further options of a tmpfs: `noexec`, `uid=1000`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tmpfs_options: Vec<String>,
     #[serde(default)]
     pub volume_labels: BTreeMap<String, String>,
+    /// Of the volume driver, for a volume that is not there yet.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub volume_options: BTreeMap<String, String>,
+    /// `z` or `Z`: SELinux is to let the container at it. Nothing to do where there is none.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub relabel: bool,
     /// The text of `-v` where it came from one; `inspect` shows it again.
     #[serde(default)]
     pub given: Option<String>,
@@ -236,6 +245,42 @@ pub enum MountKind {
     Bind,
     Volume,
     Tmpfs,
+    /// An image's files, read-only. Its source is the image's name, the mount's name its id.
+    Image,
+}
+
+impl MountSpec {
+    /// Read-write, and nothing else said.
+    #[must_use]
+    pub fn plain(kind: MountKind, source: &str, target: &str) -> Self {
+        Self {
+            kind,
+            source: source.to_owned(),
+            target: target.to_owned(),
+            read_only: false,
+            read_only_non_recursive: false,
+            non_recursive: false,
+            propagation: None,
+            create_source: false,
+            no_copy: false,
+            subpath: None,
+            tmpfs_size: None,
+            tmpfs_mode: None,
+            tmpfs_options: Vec::new(),
+            volume_labels: BTreeMap::new(),
+            volume_options: BTreeMap::new(),
+            relabel: false,
+            given: None,
+        }
+    }
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde passes a reference"
+)]
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -21,6 +21,7 @@ use crate::model::{
     ContainerRecord, ContainerSpec, ErrorKind, MountKind, MountPoint, NamespaceMode, NetworkMode,
     Resources, ThrottleDevice, Ulimit,
 };
+use crate::passed::Kind;
 use crate::security::SecurityOptions;
 
 pub(crate) const DEFAULT_PATH: &str =
@@ -96,6 +97,10 @@ pub(crate) struct SpecInput<'a> {
     pub(crate) joined: JoinedPids,
     /// Its network namespace is made already: the first descriptor that is passed.
     pub(crate) own_network: bool,
+    /// By destination: mounts that are made already, by index of the descriptors that are passed.
+    pub(crate) passed: &'a BTreeMap<String, usize>,
+    /// Directories of the host that volumes with `o=bind` are, by the volumes' names.
+    pub(crate) bound: &'a BTreeMap<String, Kind>,
     pub(crate) cgroup_path: &'a Path,
     /// Docker's default of the cgroup namespace: its own on version 2, the host's on version 1.
     pub(crate) cgroup_v2: bool,
@@ -353,10 +358,19 @@ fn default_mounts(input: &SpecInput<'_>) -> Vec<Mount> {
     out
 }
 
+fn passed_source(input: &SpecInput<'_>, destination: &str) -> Option<String> {
+    let index = input.passed.get(destination)?;
+    Some(format!("fd:{index}"))
+}
+
 fn shm(input: &SpecInput<'_>) -> Option<Mount> {
     let host = &input.record.spec.host;
     match &host.ipc_mode {
         NamespaceMode::None => None,
+        NamespaceMode::Container(_) if input.passed.contains_key("/dev/shm") => {
+            let source = passed_source(input, "/dev/shm")?;
+            Some(mount("/dev/shm", "bind", &source, &["bind", "rprivate"]))
+        }
         NamespaceMode::Host => Some(mount("/dev/shm", "bind", "/dev/shm", &["rbind"])),
         _ => {
             let size = format!("size={}", host.shm_size.unwrap_or(DEFAULT_SHM));
@@ -395,7 +409,7 @@ fn mounts(input: &SpecInput<'_>) -> Result<Vec<Mount>, Error> {
         }
     }
     for point in &record.mounts {
-        users.push(user_mount(point)?);
+        users.push(user_mount(input, point)?);
     }
     for (target, options) in &record.spec.host.tmpfs {
         users.push(tmpfs(target, options)?);
@@ -406,7 +420,7 @@ fn mounts(input: &SpecInput<'_>) -> Result<Vec<Mount>, Error> {
     Ok(out)
 }
 
-fn user_mount(point: &MountPoint) -> Result<Mount, Error> {
+fn user_mount(input: &SpecInput<'_>, point: &MountPoint) -> Result<Mount, Error> {
     let spec = &point.spec;
     if point.kind == MountKind::Tmpfs {
         let mut options = String::new();
@@ -419,13 +433,32 @@ fn user_mount(point: &MountPoint) -> Result<Mount, Error> {
             }
             options.push_str(&format!("mode={mode:o}"));
         }
-        if point.read_only {
-            options.push_str(if options.is_empty() { "ro" } else { ",ro" });
+        let further = spec.tmpfs_options.iter().map(String::as_str);
+        for option in further.chain(point.read_only.then_some("ro")) {
+            if !options.is_empty() {
+                options.push(',');
+            }
+            options.push_str(option);
         }
         return tmpfs(&point.destination, &options);
     }
-    let mut options = vec![if spec.non_recursive { "bind" } else { "rbind" }];
-    if point.read_only {
+    let mut source = point.source.clone();
+    let (mut flat, mut read_only) = (spec.non_recursive, point.read_only);
+    if let Some(Kind::Bind {
+        device,
+        recursive,
+        read_only: ro,
+    }) = input.bound.get(&point.name)
+    {
+        source.clone_from(device);
+        flat |= !recursive;
+        read_only |= ro;
+    }
+    if let Some(passed) = passed_source(input, &point.destination) {
+        source = passed;
+    }
+    let mut options = vec![if flat { "bind" } else { "rbind" }];
+    if read_only {
         options.push("ro");
         if point.kind == MountKind::Bind && !spec.read_only_non_recursive && !spec.non_recursive {
             options.push("rro");
@@ -446,7 +479,7 @@ fn user_mount(point: &MountPoint) -> Result<Mount, Error> {
         )));
     }
     options.push(propagation);
-    Ok(mount(&point.destination, "bind", &point.source, &options))
+    Ok(mount(&point.destination, "bind", &source, &options))
 }
 
 /// `--tmpfs` is noexec, nosuid, nodev unless said otherwise.
@@ -839,6 +872,8 @@ mod tests {
             devices: used,
             joined,
             own_network: false,
+            passed: &BTreeMap::new(),
+            bound: &BTreeMap::new(),
             cgroup_path: Path::new("/plimsoll-00000000/x"),
             cgroup_v2: false,
             block_devices: &BTreeMap::from([("/dev/sda".to_owned(), (8, 0))]),

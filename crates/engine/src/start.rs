@@ -136,6 +136,7 @@ pub(crate) async fn start(config: EngineConfig) -> Result<Engine, StartError> {
         execs: Execs::default(),
         budget: Budget::new(),
         filling: tokio::sync::Mutex::default(),
+        in_memory: Arc::default(),
         refreshing: tokio::sync::Mutex::default(),
         alive: Mutex::default(),
         gone: Mutex::default(),

@@ -20,6 +20,7 @@ use crate::error::Error;
 use crate::inner::Inner;
 use crate::model::{MountKind, MountPoint};
 use crate::names;
+use crate::passed::{self, Kind};
 use crate::views::{Filters, Pruned, TrashedVolume, VolumeView};
 
 const MARK: &str = "filling";
@@ -111,15 +112,21 @@ fn make_one(
     view: &mut Option<OwnedFd>,
     anonymous: &mut Vec<String>,
 ) -> Result<(), Error> {
-    let known = !point.name.is_empty() && inner.store.volume(&point.name).is_ok();
-    if !known {
+    let known = inner
+        .store
+        .volume(&point.name)
+        .ok()
+        .filter(|_| !point.name.is_empty());
+    let options = if let Some(known) = known {
+        known.options
+    } else {
         let info = inner
             .store
             .volume_create(&NewVolume {
                 name: point.name.clone(),
                 driver: String::new(),
                 labels: point.spec.volume_labels.clone(),
-                options: BTreeMap::new(),
+                options: point.spec.volume_options.clone(),
             })
             .map_err(volume_error("make the volume"))?;
         inner.volume_event("create", &info.name);
@@ -127,31 +134,69 @@ fn make_one(
             anonymous.push(info.name.clone());
         }
         point.name = info.name;
-    }
+        info.options
+    };
     let data = inner.store.volume_dir(&point.name);
     point.source = data.to_string_lossy().into_owned();
     if point.spec.no_copy {
         return Ok(());
     }
+    let kind = Kind::parse(&options)?;
     let mark = data.with_file_name(MARK);
-    if mark.exists() {
-        empty(&data)?;
-    } else if std::fs::read_dir(&data)
-        .map_err(Error::io(format!("read {}", data.display())))?
-        .next()
-        .is_some()
-    {
+    let Some(target) = place_to_fill(&kind, point, &data, &mark)? else {
         return Ok(());
-    }
+    };
     let root = match view {
         Some(root) => root,
         None => view.insert(image_root(inner, image)?),
     };
-    fill(root, &point.destination, &data, &mark)
+    fill(root, &point.destination, &target, &mark)
+}
+
+/// Where the image's files go, if they do: into a volume that is empty, or that was being filled.
+fn place_to_fill(
+    kind: &Kind,
+    point: &MountPoint,
+    data: &Path,
+    mark: &Path,
+) -> Result<Option<OwnedFd>, Error> {
+    let place = match kind {
+        Kind::Own => {
+            if mark.exists() {
+                empty(data)?;
+            }
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            let opened = open(data, flags, Mode::empty());
+            Some(opened.map_err(|e| Error::io(format!("open {}", data.display()))(e.into()))?)
+        }
+        other => passed::to_fill(other, &point.name)?,
+    };
+    let Some(place) = place else {
+        return Ok(None);
+    };
+    // elsewhere others may have written meanwhile: what a fill left there stays, and is written anew
+    let unfinished = mark.exists();
+    let filled = !unfinished && holds_something(&place, &point.name)?;
+    Ok((!filled).then_some(place))
+}
+
+fn holds_something(place: &OwnedFd, volume: &str) -> Result<bool, Error> {
+    let list = || {
+        for entry in rustix::fs::Dir::read_from(place)? {
+            let entry = entry?;
+            // what mkfs leaves in a new file system is nothing
+            let name = entry.file_name().to_bytes();
+            if !matches!(name, b"." | b".." | b"lost+found") {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    };
+    list().map_err(|e: rustix::io::Errno| Error::io(format!("read the volume {volume}"))(e.into()))
 }
 
 /// The image's files, read-only, in no mount table.
-fn image_root(inner: &Inner, image: &str) -> Result<OwnedFd, Error> {
+pub(crate) fn image_root(inner: &Inner, image: &str) -> Result<OwnedFd, Error> {
     let layers = inner
         .store
         .rootfs_layers(image)
@@ -188,18 +233,16 @@ fn empty(data: &Path) -> Result<(), Error> {
 
 /// Packs on one thread and unpacks on this one: owners, modes, xattrs and hard links are the
 /// archive code's concern.
-fn fill(root: &OwnedFd, path: &str, data: &Path, mark: &Path) -> Result<(), Error> {
+fn fill(root: &OwnedFd, path: &str, target: &OwnedFd, mark: &Path) -> Result<(), Error> {
     let found = store::archive_path::stat_path(root.as_fd(), path);
     let directory = matches!(&found, Ok(s) if s.mode & 0o170_000 == 0o040_000);
     if !directory {
         return Ok(()); // the image has nothing there
     }
-    let dir = data.parent().unwrap_or(data);
+    let dir = mark.parent().unwrap_or(mark);
     let failed = |what: &str, p: &Path| Error::io(format!("{what} {}", p.display()));
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let open_dir =
-        |p: &Path| open(p, flags, Mode::empty()).map_err(|e| failed("open", p)(e.into()));
-    let (parent, target) = (open_dir(dir)?, open_dir(data)?);
+    let parent = open(dir, flags, Mode::empty()).map_err(|e| failed("open", dir)(e.into()))?;
     sys::fault::point("engine.volume.mark")
         .and_then(|()| std::fs::File::create(mark).map(drop))
         .map_err(failed("mark", mark))?;
@@ -220,9 +263,9 @@ fn fill(root: &OwnedFd, path: &str, data: &Path, mark: &Path) -> Result<(), Erro
     copied.map_err(Error::store(format!(
         "fill the volume from the image's {path}"
     )))?;
-    same_owner_and_mode(root, path, &target)?;
-    sys::fault::point("engine.volume.sync").map_err(failed("sync", data))?;
-    syncfs(&target).map_err(|e| failed("sync", data)(e.into()))?;
+    same_owner_and_mode(root, path, target)?;
+    sys::fault::point("engine.volume.sync").map_err(failed("sync", dir))?;
+    syncfs(target).map_err(|e| failed("sync", dir)(e.into()))?;
     sys::fault::point("engine.volume.unmark")
         .and_then(|()| std::fs::remove_file(mark))
         .map_err(failed("unmark", mark))?;
@@ -264,9 +307,7 @@ fn volume_error(what: &'static str) -> impl FnOnce(VolumeError) -> Error {
             VolumeError::InUse { .. }
             | VolumeError::NameTaken { .. }
             | VolumeError::Occupied { .. } => Error::conflict(text),
-            VolumeError::UnknownDriver { .. } | VolumeError::UnknownOption { .. } => {
-                Error::unsupported(text)
-            }
+            VolumeError::UnknownDriver { .. } => Error::unsupported(text),
             VolumeError::BadName { .. } => Error::invalid(text),
             other => Error::store(what)(other),
         }
@@ -284,6 +325,7 @@ pub(crate) async fn create(
     if !name.is_empty() {
         names::check("volume", name)?;
     }
+    Kind::parse(&options)?;
     let new = NewVolume {
         name: name.to_owned(),
         driver: String::new(),

@@ -257,6 +257,7 @@ impl Child<'_> {
             | Op::Chroot {}
             | Op::AttachRootShared { .. }
             | Op::TakeMapped { .. }
+            | Op::TakePassed { .. }
             | Op::Remount { .. }
             | Op::MountAttrs { .. }
             | Op::MountNew { .. }
@@ -375,11 +376,8 @@ impl Child<'_> {
             Op::PivotRoot {} => self.pivot_root()?,
             Op::Chroot {} => self.chroot()?,
             Op::AttachRootShared { path } => self.attach_root_shared(path)?,
-            Op::TakeMapped { index, slot } => {
-                let tree = self.mapped.get(index as usize).ok_or(Errno::BADF)?;
-                let tree = rustix::io::fcntl_dupfd_cloexec(tree, 3)?;
-                *self.slots.get_mut(slot as usize).ok_or(Errno::MFILE)? = Some(tree);
-            }
+            Op::TakeMapped { index, slot } => take(self.mapped, index, &mut self.slots, slot)?,
+            Op::TakePassed { index, slot } => take(self.fds.passed, index, &mut self.slots, slot)?,
             Op::Remount { .. } | Op::MountAttrs { .. } => self.remount(op)?,
             Op::MountNew { .. } => self.mount_new(op)?,
             Op::MountBind { .. } => self.mount_bind(op)?,
@@ -1160,6 +1158,14 @@ fn make(
 
 fn is_dir(fd: BorrowedFd<'_>) -> Result<bool, Errno> {
     Ok(FileType::from_raw_mode(fstat(fd)?.st_mode) == FileType::Directory)
+}
+
+/// A mount that was made already, into a slot of its own.
+fn take<F: AsFd>(from: &[F], index: u32, slots: &mut [Option<OwnedFd>], slot: u32) -> Step {
+    let tree = from.get(index as usize).ok_or(Errno::BADF)?;
+    let tree = rustix::io::fcntl_dupfd_cloexec(tree, 3)?;
+    *slots.get_mut(slot as usize).ok_or(Errno::MFILE)? = Some(tree);
+    Ok(())
 }
 
 fn clone_tree(dir: BorrowedFd<'_>, path: &CStr, recursive: bool) -> Result<OwnedFd, Errno> {

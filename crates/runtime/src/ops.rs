@@ -233,6 +233,8 @@ operations! {
         63 IdsAlone { uid: u32, gid: u32 },
         /// The image's own /dev gets the default nodes: the spec mounts none there.
         64 OpenDev {},
+        /// A mount that the caller has made and passed, into a slot.
+        65 TakePassed { index: u32, slot: u32 },
         /// Says that the container is ready for hooks, or complete, and waits for the parent's word.
         70 Pause { stage: u32 },
         /// Waits for `start` on the listening socket passed with this index; it is who hears of the

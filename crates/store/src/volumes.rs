@@ -63,8 +63,6 @@ pub enum VolumeError {
     NotInTrash { name: String },
     #[error("the volume driver {driver} isn't supported: use local")]
     UnknownDriver { driver: String },
-    #[error("the volume option {option} isn't supported")]
-    UnknownOption { option: String },
     #[error(
         "{name:?} isn't a volume name: use letters, digits, '_', '.' and '-', at least two of them"
     )]
@@ -101,6 +99,7 @@ pub struct NewVolume {
     /// Empty or `local`.
     pub driver: String,
     pub labels: BTreeMap<String, String>,
+    /// The engine's to understand.
     pub options: BTreeMap<String, String>,
 }
 
@@ -148,16 +147,11 @@ impl Store {
     /// Makes a volume, or returns the one of that name (as Docker does). Durable when it returns.
     ///
     /// # Errors
-    /// A bad name, an unknown driver or option, or the disk refuses; nothing is left behind then.
+    /// A bad name, an unknown driver, or the disk refuses; nothing is left behind then.
     pub fn volume_create(&self, new: &NewVolume) -> Result<VolumeInfo, VolumeError> {
         if !matches!(new.driver.as_str(), "" | "local") {
             return Err(VolumeError::UnknownDriver {
                 driver: new.driver.clone(),
-            });
-        }
-        if let Some(option) = new.options.keys().next() {
-            return Err(VolumeError::UnknownOption {
-                option: option.clone(),
             });
         }
         let anonymous = new.name.is_empty();

@@ -62,11 +62,6 @@ pub(super) async fn create(mut call: Call) -> Answer {
     if body.cluster_volume_spec.is_some() {
         return super::absent::swarm(call).await;
     }
-    if let Some(option) = body.driver_opts.keys().next() {
-        return Err(Failure::not_built(format!(
-            "the option {option:?} of the volume driver local"
-        )));
-    }
     if !body.name.is_empty() {
         mounts::volume_name(&body.name)?;
     }

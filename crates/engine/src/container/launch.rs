@@ -15,6 +15,7 @@ use crate::inner::Inner;
 use crate::links;
 use crate::model::{ContainerRecord, ErrorKind};
 use crate::networks::{self, Sandbox};
+use crate::passed;
 
 pub(crate) const LOG_FILE: &str = "json.log";
 
@@ -126,15 +127,27 @@ async fn prepare_and_run(
     let turn = root_turn(engine, &record.id).await?;
     let for_plan = record.clone();
     let membership = sandbox.as_ref().map(|s| s.membership.clone());
+    // held until it runs: the next start takes the volume from this one
+    let mut in_memory = if passed::has_memory(engine, record) {
+        Some(Arc::clone(&engine.in_memory).lock_owned().await)
+    } else {
+        None
+    };
+    let known = in_memory.as_deref().cloned();
     let prepared = engine
         .blocking("prepare the container's root and plan", move |inner| {
-            let prepared = prepare(inner, &for_plan, joined, membership.as_deref());
+            let network = membership.as_deref();
+            let prepared = prepare(inner, &for_plan, joined, network, known.as_ref());
             drop(turn);
             prepared
         })
         .await?;
     let (cgroup, spec) = (prepared.cgroup.clone(), prepared.spec.clone());
     let (launched, shim) = run(engine, record, prepared, sandbox, kept).await?;
+    if let Some(known) = in_memory.as_deref_mut() {
+        let (pid, start) = (launched.pid, launched.pid_start_time);
+        passed::remember(engine, known, record, pid, start);
+    }
     Ok((launched, shim, cgroup, spec))
 }
 
@@ -163,7 +176,10 @@ async fn run(
     kept: Vec<(shim::AttachOptions, OwnedFd)>,
 ) -> Result<(Launched, Shim), StartFailure> {
     let dir = engine.store.container_dir(&record.id);
-    let (held, names) = sandbox.map_or_else(Default::default, |s| (s.held, s.names));
+    let has_network = sandbox.is_some();
+    let (mut held, names) = sandbox.map_or_else(Default::default, |s| (s.held, s.names));
+    let first = usize::from(has_network);
+    held.splice(first..first, prepared.mounts);
     let launch = Launch {
         id: record.id.clone(),
         run_dir: engine.shim_dir(&record.id),

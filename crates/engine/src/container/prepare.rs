@@ -24,6 +24,7 @@ use crate::links::{self, Linked};
 use crate::model::{ContainerRecord, ErrorKind, MountKind, NetworkMode};
 use crate::networks::Membership;
 use crate::ocispec::{self, Identity, JoinedPids, SpecInput};
+use crate::passed::{self, InMemory, Kind};
 use crate::security::{self, Seccomp, SecurityOptions};
 use crate::views::ContainerPaths;
 
@@ -32,6 +33,8 @@ const CONFIG_FILE: &str = "config.json";
 #[derive(Debug)]
 pub(super) struct Prepared {
     pub(super) root: OwnedFd,
+    /// Mounts that the plan takes, after the network namespace.
+    pub(super) mounts: Vec<OwnedFd>,
     pub(super) plan: Plan,
     pub(super) cgroup: Arc<Cgroup>,
     pub(super) spec: Arc<Spec>,
@@ -42,12 +45,15 @@ pub(super) fn prepare(
     record: &ContainerRecord,
     joined: JoinedPids,
     membership: Option<&Membership>,
+    in_memory: Option<&InMemory>,
 ) -> Result<Prepared, Error> {
     let facts = &*inner.config.facts;
     let dir = inner.store.container_dir(&record.id);
     shim::remove_exit(&dir)
         .map_err(|e| Error::caused(ErrorKind::Internal, "forget the last exit", e))?;
     let root = mount_root(inner, record, false)?;
+    let passed = passed::make(inner, record, in_memory)?;
+    let bound = bound_volumes(inner, record)?;
     let identity = identity(&root, &record.spec.user, &record.spec.host.group_add)?;
     let paths = paths(inner, record);
     let links = links::of(inner, record)?;
@@ -81,6 +87,8 @@ pub(super) fn prepare(
         devices: &devices,
         joined,
         own_network: membership.is_some(),
+        passed: &passed.indices(usize::from(membership.is_some())),
+        bound: &bound,
         cgroup_path: &cgroup_path,
         cgroup_v2: facts.cgroup.mode == host::CgroupMode::V2,
         block_devices: &numbers,
@@ -104,10 +112,24 @@ pub(super) fn prepare(
     .map_err(plan_error)?;
     Ok(Prepared {
         root,
+        mounts: passed.fds,
         plan,
         cgroup,
         spec: Arc::new(spec),
     })
+}
+
+/// Those that are directories of the host's, by name.
+fn bound_volumes(inner: &Inner, record: &ContainerRecord) -> Result<BTreeMap<String, Kind>, Error> {
+    let volumes = record.mounts.iter().filter(|m| m.kind == MountKind::Volume);
+    let mut out = BTreeMap::new();
+    for point in volumes {
+        let kind = passed::kind_of(inner, &point.name)?;
+        if matches!(kind, Kind::Bind { .. }) {
+            out.insert(point.name.clone(), kind);
+        }
+    }
+    Ok(out)
 }
 
 pub(crate) fn plan_error(error: runtime::PlanError) -> Error {
@@ -299,6 +321,7 @@ fn mount_names(record: &ContainerRecord) -> BTreeMap<PathBuf, String> {
         MountKind::Volume => format!("volume {}", m.name),
         MountKind::Bind => m.source.clone(),
         MountKind::Tmpfs => "tmpfs".to_owned(),
+        MountKind::Image => format!("image {}", m.spec.source),
     };
     record
         .mounts

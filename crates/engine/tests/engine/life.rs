@@ -416,7 +416,9 @@ async fn users_and_groups_of_the_image() {
 #[tokio::test(flavor = "multi_thread")]
 async fn namespaces_of_another_container() {
     let lab = Lab::new().await;
-    let first = lab.run(idle()).await;
+    let mut donor = idle();
+    donor.host.ipc_mode = NamespaceMode::Shareable;
+    let first = lab.run(donor).await;
     let mut spec = sh("readlink /proc/self/ns/net; readlink /proc/self/ns/ipc; ps");
     spec.host.network = NetworkMode::Container(first.clone());
     spec.host.ipc_mode = NamespaceMode::Container(first.clone());

@@ -504,7 +504,8 @@ fn take_source(
 ) -> Result<(), PlanError> {
     let mapped = m.ids.asked();
     let shared = m.options.bind && m.options.shares() && !m.options.remount;
-    if !(mapped || shared) {
+    let passed = passed(m)?;
+    if !(mapped || shared || passed.is_some()) {
         return Ok(());
     }
     let slot = prelude.slots;
@@ -514,6 +515,15 @@ fn take_source(
     }
     prelude.slots += 1;
     m.slot = slot;
+    if let Some(index) = passed {
+        if mapped || shared {
+            let why = "a mount that is passed can neither be shared nor have its ids mapped";
+            return Err(invalid(format!("mount at {}", m.target.display()), why));
+        }
+        let step = b.label(name(input, m));
+        b.add(step, Op::TakePassed { index, slot });
+        return Ok(());
+    }
     let source = source_of(m)?;
     let step = b.label(name(input, m));
     let recursive = m.options.recursive;
@@ -535,6 +545,23 @@ fn take_source(
     prelude.mapped_trees.push(tree);
     b.add(step, Op::TakeMapped { index, slot });
     Ok(())
+}
+
+/// `fd:<index>` as a bind's source: which of [`crate::Descriptors::passed`] it is. A bundle's sources are
+/// absolute by now, so none of them means this.
+fn passed(m: &Wanted) -> Result<Option<u32>, PlanError> {
+    let source = m.source.as_deref().and_then(Path::to_str);
+    let Some(index) = source
+        .filter(|_| m.options.bind)
+        .and_then(|s| s.strip_prefix("fd:"))
+    else {
+        return Ok(None);
+    };
+    let wrong = |_| {
+        let why = "fd:<index> needs a number";
+        invalid(format!("mount at {}", m.target.display()), why)
+    };
+    index.parse().map(Some).map_err(wrong)
 }
 
 fn source_of(m: &Wanted) -> Result<CString, PlanError> {
@@ -654,7 +681,11 @@ fn bind(b: &mut Builder, label: Label, m: &Wanted, target: &CStr) -> Result<(), 
             label.what
         ));
     }
-    let source = source_of(m)?;
+    let source = match passed(m)? {
+        // in its slot
+        Some(_) => CString::default(),
+        None => source_of(m)?,
+    };
     let step = b.label(label);
     let op = Op::MountBind {
         source: &source,

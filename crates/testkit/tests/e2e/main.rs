@@ -13,6 +13,7 @@ mod hang;
 mod health;
 mod lifecycle;
 mod logging;
+mod mounts;
 mod names;
 mod networks;
 mod registry;

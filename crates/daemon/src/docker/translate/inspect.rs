@@ -124,8 +124,14 @@ pub(crate) fn mounts(view: &ContainerView) -> Vec<wire::MountPoint> {
         .iter()
         .map(|m| wire::MountPoint {
             r#type: kind(m.kind).to_owned(),
-            name: m.name.clone(),
-            source: m.source.clone(),
+            name: match m.kind {
+                MountKind::Image => String::new(),
+                _ => m.name.clone(),
+            },
+            source: match m.kind {
+                MountKind::Image => m.spec.source.clone(),
+                _ => m.source.clone(),
+            },
             destination: m.destination.clone(),
             driver: if m.kind == MountKind::Volume {
                 "local".to_owned()
@@ -153,6 +159,7 @@ fn kind(kind: MountKind) -> &'static str {
         MountKind::Bind => "bind",
         MountKind::Volume => "volume",
         MountKind::Tmpfs => "tmpfs",
+        MountKind::Image => "image",
     }
 }
 
@@ -458,7 +465,11 @@ fn mount(m: &MountSpec) -> wire::Mount {
                 no_copy: m.no_copy,
                 labels: m.volume_labels.clone(),
                 subpath: m.subpath.clone().unwrap_or_default(),
-                driver_config: None,
+                driver_config: Some(wire::DriverConfig {
+                    name: String::new(),
+                    options: m.volume_options.clone(),
+                })
+                .filter(|c| !c.options.is_empty()),
             };
             out.volume_options = Some(options).filter(|o| *o != wire::VolumeOptions::default());
         }
@@ -468,12 +479,24 @@ fn mount(m: &MountSpec) -> wire::Mount {
                     .tmpfs_size
                     .map_or(0, |s| i64::try_from(s).unwrap_or(i64::MAX)),
                 mode: m.tmpfs_mode.unwrap_or(0),
-                options: Vec::new(),
+                options: m.tmpfs_options.iter().map(|o| words(o)).collect(),
             };
             out.tmpfs_options = Some(options).filter(|o| *o != wire::TmpfsOptions::default());
         }
+        MountKind::Image => {
+            let options = wire::ImageOptions {
+                subpath: m.subpath.clone().unwrap_or_default(),
+            };
+            out.image_options = Some(options).filter(|o| *o != wire::ImageOptions::default());
+        }
     }
     out
+}
+
+/// `key=value` as two, a flag as one.
+fn words(option: &str) -> Vec<String> {
+    let parts = option.splitn(2, '=');
+    parts.map(str::to_owned).collect()
 }
 
 fn resources(h: &HostSpec) -> wire::Resources {

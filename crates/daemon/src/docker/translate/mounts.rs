@@ -5,25 +5,6 @@ use engine::model::{MountKind, MountSpec};
 
 use crate::docker::failure::Failure;
 
-fn blank(kind: MountKind, source: &str, target: &str) -> MountSpec {
-    MountSpec {
-        kind,
-        source: source.to_owned(),
-        target: target.to_owned(),
-        read_only: false,
-        read_only_non_recursive: false,
-        non_recursive: false,
-        propagation: None,
-        create_source: false,
-        no_copy: false,
-        subpath: None,
-        tmpfs_size: None,
-        tmpfs_mode: None,
-        volume_labels: Default::default(),
-        given: None,
-    }
-}
-
 /// Where it is mounted: absolute, and not the root itself.
 fn target(path: &str, whole: &str) -> Result<(), Failure> {
     if !path.starts_with('/') {
@@ -54,13 +35,13 @@ pub(crate) fn bind(text: &str) -> Result<MountSpec, Failure> {
     let mut spec = if source.starts_with('/') {
         MountSpec {
             create_source: true,
-            ..blank(MountKind::Bind, source, path)
+            ..MountSpec::plain(MountKind::Bind, source, path)
         }
     } else {
         if parts.len() > 1 {
             volume_name(source)?;
         }
-        blank(MountKind::Volume, source, path)
+        MountSpec::plain(MountKind::Volume, source, path)
     };
     for option in options.split(',').filter(|o| !o.is_empty()) {
         match option {
@@ -74,11 +55,7 @@ pub(crate) fn bind(text: &str) -> Result<MountSpec, Failure> {
             }
             // hints for hosts that are virtual machines; dockerd on Linux takes them without effect
             "consistent" | "cached" | "delegated" => {}
-            "z" | "Z" => {
-                return Err(Failure::not_built(format!(
-                    "the option {option} of {text:?} (SELinux labels)"
-                )));
-            }
+            "z" | "Z" => spec.relabel = true,
             _ => return Err(wrong(&format!("unknown option {option:?}"))),
         }
     }
@@ -144,7 +121,20 @@ pub(crate) fn mount(m: &Mount) -> Result<MountSpec, Failure> {
             foreign(!m.source.is_empty(), "Source")?;
             tmpfs_mount(m)?
         }
-        "image" | "npipe" | "cluster" => {
+        "image" => {
+            foreign(bind.is_some(), "BindOptions")?;
+            foreign(volume.is_some(), "VolumeOptions")?;
+            foreign(tmpfs.is_some(), "TmpfsOptions")?;
+            if m.source.is_empty() {
+                return Err(wrong("field Source must not be empty"));
+            }
+            let subpath = m.image_options.as_ref().map(|o| o.subpath.clone());
+            MountSpec {
+                subpath: subpath.filter(|s| !s.is_empty()),
+                ..MountSpec::plain(MountKind::Image, &m.source, &m.target)
+            }
+        }
+        "npipe" | "cluster" => {
             return Err(Failure::not_built(format!("a mount of type {}", m.r#type)));
         }
         _ => return Err(wrong("unknown type")),
@@ -162,7 +152,7 @@ fn bind_mount(m: &Mount) -> MountSpec {
         non_recursive: options.non_recursive,
         create_source: options.create_mountpoint,
         read_only_non_recursive: options.read_only_non_recursive,
-        ..blank(MountKind::Bind, &m.source, &m.target)
+        ..MountSpec::plain(MountKind::Bind, &m.source, &m.target)
     }
 }
 
@@ -175,29 +165,35 @@ fn volume_mount(m: &Mount) -> Result<MountSpec, Failure> {
             driver.name
         )));
     }
-    if !driver.options.is_empty() {
-        return Err(Failure::not_built("an option of the volume driver local"));
-    }
     Ok(MountSpec {
         no_copy: options.no_copy,
         subpath: Some(options.subpath).filter(|s| !s.is_empty()),
         volume_labels: options.labels,
-        ..blank(MountKind::Volume, &m.source, &m.target)
+        volume_options: driver.options,
+        ..MountSpec::plain(MountKind::Volume, &m.source, &m.target)
     })
 }
 
 fn tmpfs_mount(m: &Mount) -> Result<MountSpec, Failure> {
     let options = m.tmpfs_options.clone().unwrap_or_default();
-    if !options.options.is_empty() {
-        return Err(Failure::not_built(
-            "TmpfsOptions.Options (use --tmpfs path:options)",
-        ));
+    let mut further = Vec::new();
+    for option in &options.options {
+        further.push(match &option[..] {
+            [flag] => flag.clone(),
+            [key, value] => format!("{key}={value}"),
+            _ => {
+                return Err(Failure::invalid(
+                    "an option of a tmpfs is a word, or a key and its value",
+                ));
+            }
+        });
     }
     let size = u64::try_from(options.size_bytes)
         .map_err(|_| Failure::invalid("the size of a tmpfs must not be negative"))?;
     Ok(MountSpec {
         tmpfs_size: Some(size).filter(|s| *s > 0),
         tmpfs_mode: Some(options.mode).filter(|mode| *mode > 0),
-        ..blank(MountKind::Tmpfs, "", &m.target)
+        tmpfs_options: further,
+        ..MountSpec::plain(MountKind::Tmpfs, "", &m.target)
     })
 }

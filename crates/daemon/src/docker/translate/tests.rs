@@ -151,11 +151,8 @@ fn what_is_not_built_is_refused_by_name() {
         r#""HostConfig": {"CpuPercent": 1}"#,
         r#""HostConfig": {"IOMaximumIOps": 1}"#,
         r#""HostConfig": {"IOMaximumBandwidth": 1}"#,
-        r#""HostConfig": {"Binds": ["/a:/b:z"]}"#,
-        r#""HostConfig": {"Mounts": [{"Type": "image", "Source": "x", "Target": "/x"}]}"#,
         r#""HostConfig": {"Mounts": [{"Type": "volume", "Target": "/x", "VolumeOptions": {"DriverConfig": {"Name": "x"}}}]}"#,
-        r#""HostConfig": {"Mounts": [{"Type": "volume", "Target": "/x", "VolumeOptions": {"DriverConfig": {"Options": {"a": "b"}}}}]}"#,
-        r#""HostConfig": {"Mounts": [{"Type": "tmpfs", "Target": "/x", "TmpfsOptions": {"Options": [["exec"]]}}]}"#,
+        r#""HostConfig": {"Mounts": [{"Type": "cluster", "Source": "x", "Target": "/x"}]}"#,
         r#""NetworkingConfig": {"EndpointsConfig": {"mine": {"IPAMConfig": {"LinkLocalIPs": ["169.254.1.1"]}}}}"#,
     ] {
         let error = spec(&format!(r#"{{"Image": "x", {part}}}"#)).expect_err(part);
