@@ -1,11 +1,14 @@
 //! All commands, how one is found, and what is said when there is none.
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use crate::cmd;
+use crate::contexts;
+use crate::endpoint::Endpoint;
 use crate::flags::{self, FlagError, Groups, refused, switch, value};
-use crate::http::{Client, Endpoint};
+use crate::http::Client;
 use crate::term;
 use crate::verb::{Command, Context, Failure, Outcome, conclude};
 
@@ -68,7 +71,15 @@ pub(crate) static COMMANDS: &[&dyn Command] = &[
     &cmd::system::DF,
     &cmd::system::PRUNE,
     &cmd::system::FSCK,
+    &cmd::contexts::DIAL,
     &cmd::copy::CP,
+    &cmd::contexts::LS,
+    &cmd::contexts::SHOW,
+    &cmd::contexts::USE,
+    &cmd::contexts::INSPECT,
+    &cmd::contexts::CREATE,
+    &cmd::contexts::UPDATE,
+    &cmd::contexts::RM,
     &cmd::capture::CAPTURE,
     &cmd::doctor::DOCTOR,
     &cmd::completion::COMPLETION,
@@ -80,6 +91,7 @@ const GROUPS: &[(&str, &str)] = &[
     ("image", "Manage images"),
     ("volume", "Manage volumes"),
     ("network", "Manage networks"),
+    ("context", "Manage contexts: engines by name"),
     ("system", "Manage Plimsoll"),
 ];
 
@@ -107,7 +119,6 @@ const LATER: &[(&str, &str)] = &[
         "compose",
         "use docker-compose with DOCKER_HOST set to this engine's socket",
     ),
-    ("context", "name the engine with -H or DOCKER_HOST"),
     ("plugin", "plug-ins are not planned"),
     ("checkpoint", "checkpoints come later"),
     (
@@ -138,12 +149,15 @@ const LATER: &[(&str, &str)] = &[
 
 #[derive(Debug, Default)]
 struct Global {
-    host: Option<String>,
+    at: contexts::Given,
     debug: bool,
     version: bool,
 }
 
-const CERTIFICATES: &str = "TLS comes later; use the unix socket, or tunnel it: ssh -L /tmp/p.sock:/run/plimsoll.sock HOST";
+fn file(into: &mut Option<PathBuf>, path: &str) -> Result<(), String> {
+    *into = Some(PathBuf::from(path));
+    Ok(())
+}
 
 const GLOBAL: Groups<Global> = &[&[
     value(
@@ -151,10 +165,20 @@ const GLOBAL: Groups<Global> = &[&[
         Some('H'),
         "string",
         |o, v| {
-            o.host = Some(v.to_owned());
+            o.at.host = Some(v.to_owned());
             Ok(())
         },
-        "Daemon to talk to (unix://PATH, tcp://HOST:PORT)",
+        "Daemon to talk to (unix://PATH, tcp://HOST:PORT, ssh://USER@HOST)",
+    ),
+    value(
+        "context",
+        Some('c'),
+        "string",
+        |o, v| {
+            o.at.context = Some(v.to_owned());
+            Ok(())
+        },
+        "Name of the context to use",
     ),
     switch(
         "debug",
@@ -168,22 +192,41 @@ const GLOBAL: Groups<Global> = &[&[
         |o, v| o.version = v,
         "Print the version and quit",
     ),
-    refused(
-        "context",
-        Some('c'),
-        "name the engine with -H or DOCKER_HOST",
-    ),
-    refused(
-        "config",
+    switch(
+        "tls",
         None,
-        "no configuration is read from the home directory",
+        |o, v| o.at.tls = v,
+        "Use TLS; needs --tlsverify",
     ),
+    switch(
+        "tlsverify",
+        None,
+        |o, v| o.at.verify = v,
+        "Use TLS and verify the daemon",
+    ),
+    value(
+        "tlscacert",
+        None,
+        "string",
+        |o, v| file(&mut o.at.files.authority, v),
+        "Trust certificates of this authority",
+    ),
+    value(
+        "tlscert",
+        None,
+        "string",
+        |o, v| file(&mut o.at.files.certificate, v),
+        "Certificate of this client",
+    ),
+    value(
+        "tlskey",
+        None,
+        "string",
+        |o, v| file(&mut o.at.files.key, v),
+        "Key of this client",
+    ),
+    refused("config", None, "set DOCKER_CONFIG"),
     refused("log-level", Some('l'), "use --debug"),
-    refused("tls", None, CERTIFICATES),
-    refused("tlsverify", None, CERTIFICATES),
-    refused("tlscacert", None, CERTIFICATES),
-    refused("tlscert", None, CERTIFICATES),
-    refused("tlskey", None, CERTIFICATES),
 ]];
 
 /// Runs a command line (without the program's name).
@@ -216,9 +259,13 @@ pub(crate) fn main(arguments: Vec<OsString>) -> ExitCode {
             );
         }
     };
-    let endpoint = match endpoint(global.host.as_deref()) {
+    let endpoint = match contexts::endpoint(&global.at) {
         Ok(endpoint) => endpoint,
-        Err(message) => return conclude(Err(Failure::say(message)), None, "plimsoll"),
+        // what is wrong with a context is put right by these
+        Err(_) if words.first().is_some_and(|w| w == "context") => {
+            Endpoint::Unix(PathBuf::from("/run/plimsoll.sock"))
+        }
+        Err(failure) => return conclude(Err(failure), None, "plimsoll"),
     };
     let mut context = Context {
         client: Client::new(endpoint, global.debug),
@@ -229,16 +276,6 @@ pub(crate) fn main(arguments: Vec<OsString>) -> ExitCode {
         return conclude(context.println(&line), None, "plimsoll");
     }
     dispatch(&mut context, &words)
-}
-
-fn endpoint(given: Option<&str>) -> Result<Endpoint, String> {
-    let variable = |name| std::env::var(name).ok().filter(|v: &String| !v.is_empty());
-    let text = given
-        .map(str::to_owned)
-        .or_else(|| variable("PLIMSOLL_HOST"))
-        .or_else(|| variable("DOCKER_HOST"))
-        .unwrap_or_else(|| "unix:///run/plimsoll.sock".to_owned());
-    Endpoint::parse(&text)
 }
 
 /// The command for the words, and how many of them name it.

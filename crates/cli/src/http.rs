@@ -1,4 +1,4 @@
-//! HTTP/1.1 to the daemon, blocking, over a unix socket or plain TCP.
+//! HTTP/1.1 to the daemon, blocking.
 //!
 //! A command makes a handful of requests and then waits for bytes; a runtime and a general client
 //! would cost more time to set up than the requests take. What is used of the protocol is small:
@@ -8,111 +8,16 @@
 use std::cell::{Cell, RefCell};
 use std::fmt::Write as _;
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use serde::de::DeserializeOwned;
 
+use crate::endpoint::{Endpoint, Socket};
+
 /// The API version asked for: the oldest that has all we use, so that a newer or older engine of
 /// the same protocol can be driven too.
 pub(crate) const API_VERSION: &str = "1.44";
-
-/// Where the daemon listens.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Endpoint {
-    Unix(PathBuf),
-    Tcp(String),
-}
-
-impl Endpoint {
-    /// Reads `unix:///path`, `tcp://host:port` or a bare path.
-    pub(crate) fn parse(text: &str) -> Result<Self, String> {
-        if let Some(path) = text.strip_prefix("unix://") {
-            return Ok(Self::Unix(PathBuf::from(path)));
-        }
-        if text.starts_with('/') {
-            return Ok(Self::Unix(PathBuf::from(text)));
-        }
-        if let Some(address) = text.strip_prefix("tcp://") {
-            let address = address.trim_end_matches('/');
-            return Ok(Self::Tcp(if address.contains(':') {
-                address.to_owned()
-            } else {
-                format!("{address}:2375")
-            }));
-        }
-        Err(format!(
-            "unable to parse docker host `{text}`: give unix://PATH or tcp://HOST:PORT"
-        ))
-    }
-
-    fn connect(&self) -> io::Result<Socket> {
-        match self {
-            Self::Unix(path) => UnixStream::connect(path).map(Socket::Unix),
-            Self::Tcp(address) => TcpStream::connect(address).map(Socket::Tcp),
-        }
-    }
-}
-
-impl std::fmt::Display for Endpoint {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Unix(path) => write!(f, "unix://{}", path.display()),
-            Self::Tcp(address) => write!(f, "tcp://{address}"),
-        }
-    }
-}
-
-/// A connected socket of either kind.
-#[derive(Debug)]
-pub(crate) enum Socket {
-    Unix(UnixStream),
-    Tcp(TcpStream),
-}
-
-impl Socket {
-    /// Says "no more input" and keeps the other direction open.
-    pub(crate) fn close_write(&self) -> io::Result<()> {
-        match self {
-            Self::Unix(s) => s.shutdown(std::net::Shutdown::Write),
-            Self::Tcp(s) => s.shutdown(std::net::Shutdown::Write),
-        }
-    }
-}
-
-impl AsFd for Socket {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        match self {
-            Self::Unix(s) => s.as_fd(),
-            Self::Tcp(s) => s.as_fd(),
-        }
-    }
-}
-
-impl Read for Socket {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Self::Unix(s) => s.read(buf),
-            Self::Tcp(s) => s.read(buf),
-        }
-    }
-}
-
-impl Write for Socket {
-    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        match self {
-            Self::Unix(s) => s.write(buf),
-            Self::Tcp(s) => s.write(buf),
-        }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
 
 /// Why a request had no good answer.
 #[derive(Debug, thiserror::Error)]
@@ -332,8 +237,8 @@ impl Client {
 
     fn head(&self, method: &str, path: &str, body: &Body<'_>, extra: &str) -> Vec<u8> {
         let host = match &self.endpoint {
-            Endpoint::Unix(_) => "api.moby.localhost",
-            Endpoint::Tcp(address) => address,
+            Endpoint::Unix(_) | Endpoint::Ssh(_) => "api.moby.localhost",
+            Endpoint::Tcp(address) | Endpoint::Tls { address, .. } => address,
         };
         let mut head = format!(
             "{method} /v{API_VERSION}{path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: plimsoll/{}\r\n{extra}",
@@ -706,6 +611,8 @@ pub(crate) fn escape_path(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::net::UnixStream;
+
     use super::*;
 
     /// Serves the answers given to one connection, in order, and returns what was asked.
@@ -793,19 +700,6 @@ mod tests {
         let mut got = String::new();
         near.read_to_string(&mut got).expect("read");
         assert_eq!(got, "11\r\nabcdefghijklmnopq\r\n0\r\n\r\n");
-    }
-
-    #[test]
-    fn endpoints() {
-        for (text, want) in [
-            ("unix:///run/a.sock", "unix:///run/a.sock"),
-            ("/run/a.sock", "unix:///run/a.sock"),
-            ("tcp://localhost", "tcp://localhost:2375"),
-            ("tcp://[::1]:80/", "tcp://[::1]:80"),
-        ] {
-            assert_eq!(Endpoint::parse(text).expect(text).to_string(), want);
-        }
-        assert!(Endpoint::parse("ssh://x").is_err());
     }
 
     #[test]

@@ -14,6 +14,8 @@ mod autostart;
 mod capture;
 mod cmd;
 mod commands;
+mod contexts;
+mod endpoint;
 mod flags;
 mod foreground;
 mod http;
@@ -27,6 +29,7 @@ mod stream;
 mod table;
 mod template;
 mod term;
+mod tls;
 mod verb;
 
 use std::ffi::OsString;

@@ -1,7 +1,7 @@
-//! Who one is to registries, as the docker command keeps it: `auths` of `config.json`.
+//! `config.json`, as the docker command keeps it: who one is to registries (`auths`), and the context in use.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use api::system::AuthConfig;
 use serde_json::{Map, Value, json};
@@ -11,11 +11,18 @@ use crate::verb::{Failure, reason};
 /// Of names without a registry; the key is of old.
 const DEFAULT: &str = "https://index.docker.io/v1/";
 
-/// `$DOCKER_CONFIG/config.json`, else `~/.docker/config.json`.
-fn path() -> Option<PathBuf> {
+/// `$DOCKER_CONFIG`, else `~/.docker`: what is shared with the docker command.
+fn found() -> Option<PathBuf> {
     let own = std::env::var_os("DOCKER_CONFIG").map(PathBuf::from);
-    let dir = own.or_else(|| std::env::home_dir().map(|h| h.join(".docker")))?;
-    Some(dir.join("config.json"))
+    own.or_else(|| std::env::home_dir().map(|h| h.join(".docker")))
+}
+
+pub(crate) fn directory() -> Result<PathBuf, Failure> {
+    found().ok_or_else(|| Failure::say("there is no home directory: set DOCKER_CONFIG"))
+}
+
+fn path() -> Option<PathBuf> {
+    Some(found()?.join("config.json"))
 }
 
 fn read() -> Result<Map<String, Value>, Failure> {
@@ -36,14 +43,22 @@ fn read() -> Result<Map<String, Value>, Failure> {
     serde_json::from_slice(&text).map_err(|e| Failure::say(format!("{}: {e}", path.display())))
 }
 
-/// Whole or not at all, and nobody else's to read.
 fn write(config: &Map<String, Value>) -> Result<(), Failure> {
-    use std::os::unix::fs::OpenOptionsExt as _;
-    let path =
-        path().ok_or_else(|| Failure::say("there is no home directory: set DOCKER_CONFIG"))?;
+    let text = serde_json::to_string_pretty(config).map_err(|e| Failure::say(e.to_string()))?;
+    write_private(&directory()?.join("config.json"), text.as_bytes())
+}
+
+/// Whole or not at all, and nobody else's to read.
+pub(crate) fn write_private(path: &Path, text: &[u8]) -> Result<(), Failure> {
+    use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
     let failed = |e: io::Error| Failure::say(format!("write {}: {}", path.display(), reason(&e)));
     if let Some(dir) = path.parent() {
-        std::fs::create_dir_all(dir).map_err(failed)?;
+        let mut builder = std::fs::DirBuilder::new();
+        builder
+            .recursive(true)
+            .mode(0o700)
+            .create(dir)
+            .map_err(failed)?;
     }
     let staged = path.with_extension(format!("{}.new", std::process::id()));
     let put = || -> io::Result<()> {
@@ -52,14 +67,31 @@ fn write(config: &Map<String, Value>) -> Result<(), Failure> {
             .create_new(true)
             .mode(0o600)
             .open(&staged)?;
-        let text = serde_json::to_string_pretty(config).map_err(io::Error::other)?;
-        io::Write::write_all(&mut file, text.as_bytes())?;
+        io::Write::write_all(&mut file, text)?;
         file.sync_all()?;
-        std::fs::rename(&staged, &path)
+        std::fs::rename(&staged, path)
     };
     put()
         .inspect_err(|_| drop(std::fs::remove_file(&staged)))
         .map_err(failed)
+}
+
+/// The context in use, if one is.
+pub(crate) fn current() -> Result<Option<String>, Failure> {
+    let config = read()?;
+    let name = config.get("currentContext").and_then(Value::as_str);
+    Ok(name.filter(|n| !n.is_empty()).map(str::to_owned))
+}
+
+/// Empty: none.
+pub(crate) fn set_current(name: &str) -> Result<(), Failure> {
+    let mut config = read()?;
+    if name.is_empty() {
+        config.remove("currentContext");
+    } else {
+        config.insert("currentContext".to_owned(), json!(name));
+    }
+    write(&config)
 }
 
 /// The registry of an image's name, as `auths` calls it.

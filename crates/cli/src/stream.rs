@@ -11,7 +11,8 @@ use api::stream::{FRAME_HEADER, StdStream, parse_frame_header};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::OFlags;
 
-use crate::http::{Hijacked, Socket};
+use crate::endpoint::Socket;
+use crate::http::Hijacked;
 use crate::term::DetachScanner;
 
 /// How a stream came to its end.

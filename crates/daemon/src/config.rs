@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use engine::model::{LogSpec, NamespaceMode, Ulimit};
 use engine::{CgroupDriver, NetworkSettings};
 
+use crate::tls::TlsSettings;
 use keys::{Built, KEYS, Key, Kind};
 
 /// Read where it is there; one named by `--config-file` must be there.
@@ -56,6 +57,13 @@ pub struct Config {
     pub defaults: ContainerDefaults,
     pub networks: NetworkSettings,
     pub registries: engine::RegistrySettings,
+    /// Clients of TCP speak TLS.
+    pub has_tls: bool,
+    pub tls: TlsSettings,
+    /// Asked about every request, in this order.
+    pub authorization_plugins: Vec<String>,
+    /// Where it is written who changed what.
+    pub audit_log: Option<PathBuf>,
 }
 
 /// What a container gets where its own options don't say.
@@ -74,6 +82,8 @@ pub struct ContainerDefaults {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Host {
     Unix(PathBuf),
+    /// `host:port`; of a name, all its addresses.
+    Tcp(String),
     /// Sockets handed over by the service manager; with a name: those of that name.
     Activated(Option<String>),
 }
@@ -134,6 +144,10 @@ impl Default for Config {
                 bridge: Some(DEFAULT_BRIDGE.to_owned()),
                 ..NetworkSettings::default()
             },
+            has_tls: false,
+            tls: TlsSettings::default(),
+            authorization_plugins: Vec::new(),
+            audit_log: None,
         }
     }
 }
@@ -144,6 +158,11 @@ impl Config {
         self.pidfile
             .clone()
             .unwrap_or_else(|| self.exec_root.join("plimsoll.pid"))
+    }
+
+    /// `None`: TCP is served as it is.
+    pub(crate) fn tls(&self) -> Option<&TlsSettings> {
+        self.has_tls.then_some(&self.tls)
     }
 
     /// The level that `--debug` and `--log-level` make together.
@@ -212,6 +231,8 @@ pub fn read(args: &[OsString]) -> Result<Request, ConfigError> {
         .networks
         .check()
         .map_err(|e| ConfigError::Together(e.report()))?;
+    with_ports(&mut config.hosts, config.has_tls);
+    check_tls(&config)?;
     if config.hosts.is_empty() {
         config.hosts = vec![host(DEFAULT_HOST).map_err(ConfigError::Argument)?];
     }
@@ -406,10 +427,30 @@ fn apply(config: &mut Config, key: &Key, values: &[String]) -> Result<(), String
         "no-new-privileges" => config.defaults.no_new_privileges = boolean(last)?,
         "insecure-registry" => config.registries.insecure = values.to_vec(),
         "registry-mirror" => config.registries.mirrors = mirrors(values)?,
+        "tls" => config.has_tls |= boolean(last)?,
+        "tlsverify" => {
+            config.tls.verify = boolean(last)?;
+            config.has_tls |= config.tls.verify;
+        }
+        "tlscacert" => config.tls.authority = Some(absolute(last)?),
+        "tlscert" => config.tls.certificate = Some(absolute(last)?),
+        "tlskey" => config.tls.key = Some(absolute(last)?),
+        "authorization-plugin" => config.authorization_plugins = plugins(values)?,
+        "audit-log" => config.audit_log = Some(absolute(last)?),
         flag if networks::apply(&mut config.networks, flag, values)? => {}
         _ => return Err("is not built yet".to_owned()),
     }
     Ok(())
+}
+
+/// Names of sockets and files of theirs: no paths.
+fn plugins(values: &[String]) -> Result<Vec<String>, String> {
+    for name in values {
+        if name.is_empty() || name.contains('/') || name.starts_with('.') {
+            return Err(format!("{name:?} is not the name of a plugin"));
+        }
+    }
+    Ok(values.to_vec())
 }
 
 /// `https://mirror` of the default registry, or `registry=https://mirror` of any.
@@ -464,11 +505,66 @@ fn host(text: &str) -> Result<Host, String> {
         Some(("unix", path)) => Ok(Host::Unix(absolute(path)?)),
         Some(("fd", "" | "*")) => Ok(Host::Activated(None)),
         Some(("fd", name)) => Ok(Host::Activated(Some(name.to_owned()))),
-        Some(("tcp", _)) => Err(format!(
-            "{text}: TCP is not built yet: serve unix:// and forward it, for example by ssh -L"
+        Some(("tcp", address)) => tcp(address),
+        _ => Err(format!(
+            "{text:?} is not unix:///path, tcp://host:port or fd://"
         )),
-        _ => Err(format!("{text:?} is not unix:///path or fd://")),
     }
+}
+
+/// Without a host: the loopback. A port that is not given depends on `--tls`, and is put in when all is read.
+fn tcp(address: &str) -> Result<Host, String> {
+    let wrong = || format!("tcp://{address} is not tcp://host:port");
+    let address = address.trim_end_matches('/');
+    let bracketed_only = address.starts_with('[') && address.ends_with(']');
+    let (host, port) = match address.rsplit_once(':') {
+        Some((host, port)) if !bracketed_only => (host, Some(port)),
+        _ => (address, None),
+    };
+    if host.contains('/') || (host.contains(':') && !host.starts_with('[')) {
+        return Err(wrong());
+    }
+    let host = if host.is_empty() { "127.0.0.1" } else { host };
+    match port {
+        None => Ok(Host::Tcp(host.to_owned())),
+        Some(port) => {
+            let port: u16 = port.parse().map_err(|_| wrong())?;
+            Ok(Host::Tcp(format!("{host}:{port}")))
+        }
+    }
+}
+
+/// dockerd's ports: 2376 with TLS, 2375 without.
+fn with_ports(hosts: &mut [Host], tls: bool) {
+    let port = if tls { 2376 } else { 2375 };
+    for host in hosts {
+        if let Host::Tcp(address) = host
+            && (address.ends_with(']') || !address.contains(':'))
+        {
+            address.push_str(&format!(":{port}"));
+        }
+    }
+}
+
+/// No file without `--tls`, each one that is needed, and nothing open to a network by mistake.
+fn check_tls(config: &Config) -> Result<(), ConfigError> {
+    let together = |e: &dyn std::error::Error| ConfigError::Together(crate::chain(e));
+    match config.tls() {
+        Some(tls) => crate::tls::check(tls).map_err(|e| together(&e))?,
+        None if config.tls != TlsSettings::default() => {
+            return Err(ConfigError::Together(
+                "--tlscacert, --tlscert and --tlskey need --tlsverify (or --tls)".to_owned(),
+            ));
+        }
+        None => {}
+    }
+    let verified = config.tls().is_some_and(|tls| tls.verify);
+    for host in &config.hosts {
+        if let Host::Tcp(address) = host {
+            crate::listen::check_address(address, verified).map_err(|e| together(&e))?;
+        }
+    }
+    Ok(())
 }
 
 fn log_options(values: &[String]) -> Result<BTreeMap<String, String>, String> {

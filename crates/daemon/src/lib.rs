@@ -3,7 +3,9 @@
 //! ```text
 //! config   flags and daemon.json, one table of keys for both
 //! run      the process: pid file, engine, sockets, READY, signals, watchdog
-//! listen   unix sockets: bound here, or handed over
+//! listen   sockets: bound here, or handed over
+//! serve    from sockets to connections; TCP comes through a relay
+//! tls      certificates of the server and its clients
 //! notify   what the service manager is told
 //! docker/  Docker Engine API 1.24 to 1.51
 //! ```
@@ -17,6 +19,8 @@ mod listen;
 mod notify;
 mod pidfile;
 mod run;
+mod serve;
+mod tls;
 
 use std::ffi::OsString;
 use std::io::Write as _;
@@ -24,7 +28,7 @@ use std::process::ExitCode;
 
 use config::Request;
 
-pub use run::serve;
+pub use serve::unix as serve;
 
 /// What is printed for `--version`, and what `/version` says.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

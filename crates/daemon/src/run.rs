@@ -15,17 +15,18 @@ use std::time::{Duration, Instant};
 use engine::{Engine, EngineConfig};
 use host::Facts;
 use host::doctor::{self, Verdict};
-use tokio::net::UnixListener;
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::prelude::*;
 use tracing_subscriber::reload;
 
 use crate::config::{self, Config, Request};
 use crate::docker::Api;
-use crate::listen::{ListenError, Socket, listen};
+use crate::listen::{ListenError, Listener, Socket, listen};
 use crate::notify;
 use crate::pidfile::{PidFile, PidFileError};
+use crate::serve;
+use crate::tls::{Tls, TlsError};
 
 /// Threads that serve. Blocking work has its own.
 const WORKERS: usize = 2;
@@ -47,6 +48,14 @@ pub(crate) enum RunError {
     PidFile(#[from] PidFileError),
     #[error(transparent)]
     Listen(#[from] ListenError),
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    #[error("open the audit log {path}")]
+    Audit {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
     #[error("start the executor")]
     Executor(#[source] io::Error),
     #[error("start the engine")]
@@ -75,7 +84,9 @@ pub(crate) fn run(config: Config, args: Vec<OsString>) -> Result<(), RunError> {
     let _pidfile = PidFile::create(&config.pidfile())?;
     // before any thread is there: probing forks
     let facts = look_at_host(&config)?;
-    let sockets = listen(&config.hosts, config.group.as_deref())?;
+    let tls = Arc::new(Tls::default());
+    tls.load(config.tls())?;
+    let sockets = listen(&config.hosts, config.group.as_deref(), tls.verifies())?;
     let executor = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)
         .max_blocking_threads(BLOCKING_THREADS)
@@ -84,7 +95,7 @@ pub(crate) fn run(config: Config, args: Vec<OsString>) -> Result<(), RunError> {
         .enable_all()
         .build()
         .map_err(RunError::Executor)?;
-    let done = executor.block_on(main_loop(config, facts, args, sockets, level));
+    let done = executor.block_on(main_loop(config, facts, args, sockets, level, tls));
     // blocking work that hangs (a dead file system) must not keep the process
     executor.shutdown_timeout(Duration::from_millis(100));
     done
@@ -150,6 +161,7 @@ async fn main_loop(
     args: Vec<OsString>,
     sockets: Vec<Socket>,
     level: LevelHandle,
+    tls: Arc<Tls>,
 ) -> Result<(), RunError> {
     let started = Instant::now();
     let on = |kind| signal(kind).map_err(RunError::Signals);
@@ -159,16 +171,15 @@ async fn main_loop(
         on(SignalKind::hangup())?,
     );
     let engine = Engine::start(engine_config(&config, facts)).await?;
-    let api = Arc::new(Api::new(engine.clone(), config.clone()));
+    let api = Api::new(engine.clone(), config.clone()).map_err(|source| RunError::Audit {
+        path: config.audit_log.clone().unwrap_or_default(),
+        source,
+    })?;
+    let api = Arc::new(api);
     let mut serving = Vec::new();
     for socket in &sockets {
-        let listener = socket.listener.try_clone().and_then(UnixListener::from_std);
-        let listener = listener.map_err(|source| ListenError::Bind {
-            path: socket.path.clone(),
-            source,
-        })?;
-        serving.push(tokio::spawn(serve(listener, Arc::clone(&api))));
-        tracing::info!("serving on {}", socket.path.display());
+        serving.push(serve_on(socket, &api, &tls)?);
+        tracing::info!("serving on {socket}");
     }
     if let Some(path) = probed(&sockets) {
         tokio::spawn(notify::watchdog(path));
@@ -176,7 +187,19 @@ async fn main_loop(
     notify::tell("READY=1");
     tracing::info!("ready after {:?}", started.elapsed());
     tokio::spawn(stay_small(Arc::clone(&api)));
-    until_told(&mut term, &mut int, &mut hup, &args, &config, &level, &api).await;
+    let mut reloaded = Reloaded {
+        args,
+        current: config,
+        level,
+        tls,
+    };
+    loop {
+        tokio::select! {
+            _ = term.recv() => { tracing::info!("told to end by SIGTERM"); break }
+            _ = int.recv() => { tracing::info!("told to end by SIGINT"); break }
+            _ = hup.recv() => reloaded.reload(&api),
+        }
+    }
     notify::tell("STOPPING=1");
     for task in serving {
         task.abort();
@@ -217,55 +240,86 @@ fn probed(sockets: &[Socket]) -> Option<PathBuf> {
         .find(|path| !path.as_os_str().is_empty())
 }
 
-async fn until_told(
-    term: &mut Signal,
-    int: &mut Signal,
-    hup: &mut Signal,
-    args: &[OsString],
-    config: &Config,
-    level: &LevelHandle,
-    api: &Api,
-) {
-    let mut current = config.clone();
-    loop {
-        tokio::select! {
-            _ = term.recv() => return tracing::info!("told to end by SIGTERM"),
-            _ = int.recv() => return tracing::info!("told to end by SIGINT"),
-            _ = hup.recv() => reload_config(args, &mut current, level, api),
+fn serve_on(
+    socket: &Socket,
+    api: &Arc<Api>,
+    tls: &Arc<Tls>,
+) -> Result<tokio::task::JoinHandle<()>, RunError> {
+    let api = Arc::clone(api);
+    let task = match &socket.listener {
+        Listener::Unix(unix) => {
+            let listener = unix
+                .try_clone()
+                .and_then(tokio::net::UnixListener::from_std);
+            listener.map(|l| tokio::spawn(serve::unix(l, api)))
+        }
+        Listener::Tcp(tcp) => {
+            let listener = tcp.try_clone().and_then(tokio::net::TcpListener::from_std);
+            listener.map(|l| tokio::spawn(serve::tcp(l, api, Arc::clone(tls))))
+        }
+    };
+    let failed = |source| ListenError::Bind {
+        path: socket.to_string().into(),
+        source,
+    };
+    Ok(task.map_err(failed)?)
+}
+
+/// What SIGHUP works on.
+struct Reloaded {
+    args: Vec<OsString>,
+    current: Config,
+    level: LevelHandle,
+    tls: Arc<Tls>,
+}
+
+impl Reloaded {
+    /// FAILURES "Bad config or stored state stops the daemon": a bad file changes nothing.
+    fn reload(&mut self, api: &Api) {
+        let new = match config::read(&self.args) {
+            Ok(Request::Run(new)) => *new,
+            Ok(_) => return,
+            Err(error) => return not_taken(&error),
+        };
+        // files alone: whether there is TLS at all decides on where it may be served
+        let same = new.has_tls == self.current.has_tls && new.tls.verify == self.current.tls.verify;
+        if same && let Err(error) = self.tls.load(new.tls()) {
+            return not_taken(&error);
+        }
+        if let Err(error) = self.level.reload(LevelFilter::from_level(new.level())) {
+            return tracing::error!("the log level could not be changed: {error}");
+        }
+        api.reload(&new);
+        let taken = Config {
+            debug: new.debug,
+            log_level: new.log_level,
+            labels: new.labels.clone(),
+            registries: new.registries.clone(),
+            authorization_plugins: new.authorization_plugins.clone(),
+            tls: if same {
+                new.tls.clone()
+            } else {
+                self.current.tls.clone()
+            },
+            ..self.current.clone()
+        };
+        let whole = taken == new;
+        self.current = taken;
+        if whole {
+            tracing::info!("configuration reloaded");
+        } else {
+            tracing::warn!(
+                "configuration reloaded: debug, log-level, labels, registries, plugins, certificates; other changes need a restart, which no container notices"
+            );
         }
     }
 }
 
-/// FAILURES "Bad config or stored state stops the daemon": a bad file changes nothing.
-fn reload_config(args: &[OsString], current: &mut Config, level: &LevelHandle, api: &Api) {
-    let new = match config::read(args) {
-        Ok(Request::Run(new)) => *new,
-        Ok(_) => return,
-        Err(error) => {
-            return tracing::error!(
-                "the configuration is not taken, the last good one stays: {}",
-                crate::chain(&error)
-            );
-        }
-    };
-    if let Err(error) = level.reload(LevelFilter::from_level(new.level())) {
-        return tracing::error!("the log level could not be changed: {error}");
-    }
-    current.debug = new.debug;
-    current.log_level = new.log_level;
-    api.set_debug(new.debug);
-    let fixed = Config {
-        debug: new.debug,
-        log_level: new.log_level,
-        ..current.clone()
-    };
-    if fixed == new {
-        tracing::info!("configuration reloaded");
-    } else {
-        tracing::warn!(
-            "configuration reloaded: debug and log-level; other changes need a restart, which no container notices"
-        );
-    }
+fn not_taken(error: &dyn std::error::Error) {
+    tracing::error!(
+        "the configuration is not taken, the last good one stays: {}",
+        crate::chain(error)
+    );
 }
 
 fn engine_config(config: &Config, facts: Facts) -> EngineConfig {
@@ -281,21 +335,5 @@ fn engine_config(config: &Config, facts: Facts) -> EngineConfig {
         cgroup_driver: config.cgroup_driver,
         networks: config.networks.clone(),
         registries: config.registries.clone(),
-    }
-}
-
-/// Accepts until aborted. One task per connection.
-pub async fn serve(listener: UnixListener, api: Arc<Api>) {
-    loop {
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                tokio::spawn(crate::docker::connection(stream, Arc::clone(&api)));
-            }
-            Err(error) => {
-                // out of descriptors: existing connections must end first
-                tracing::warn!("accept: {error}");
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-        }
     }
 }

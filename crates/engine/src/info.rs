@@ -46,7 +46,7 @@ pub(crate) fn info(inner: &Inner) -> Info {
         mem_total: procfs::memory_total(),
         hostname: uname.nodename().to_string_lossy().into_owned(),
         data_root: inner.config.data_root.clone(),
-        labels: inner.config.labels.clone(),
+        labels: inner.labels.load_full().to_vec(),
         cgroup_version: if cgroup.mode == CgroupMode::V2 {
             "2"
         } else {

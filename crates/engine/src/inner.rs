@@ -40,7 +40,9 @@ pub(crate) struct Inner {
     /// Likewise, by name.
     pub(crate) volumes: ArcSwap<Vec<VolumeView>>,
     /// Registries of images.
-    pub(crate) remote: ::registry::Client,
+    /// Changed by a reload, as the labels of the engine are.
+    pub(crate) remote: ArcSwap<::registry::Client>,
+    pub(crate) labels: ArcSwap<Vec<String>>,
     pub(crate) networks: crate::networks::Networks,
     pub(crate) events: EventLog,
     pub(crate) execs: Execs,

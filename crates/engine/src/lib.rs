@@ -189,6 +189,19 @@ impl Engine {
         start::shutdown(&self.inner).await;
     }
 
+    /// What can change while it runs. Pulls and pushes under way go on as they began.
+    pub fn reload(&self, labels: Vec<String>, registries: RegistrySettings) {
+        self.inner.labels.store(Arc::new(labels));
+        let client = ::registry::Client::new(registries);
+        self.inner.remote.store(Arc::new(client));
+    }
+
+    /// As they are now.
+    #[must_use]
+    pub fn registries(&self) -> RegistrySettings {
+        self.inner.remote.load().config().clone()
+    }
+
     #[must_use]
     pub fn config(&self) -> &EngineConfig {
         &self.inner.config

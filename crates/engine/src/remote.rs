@@ -96,7 +96,7 @@ fn session(
     credentials: Credentials,
     access: Access,
 ) -> Result<Session, Error> {
-    let session = engine.remote.session(reference, credentials, access);
+    let session = engine.remote.load().session(reference, credentials, access);
     session.map_err(registry_error(reference))
 }
 
@@ -462,7 +462,8 @@ pub(crate) async fn log_in(
     registry: &str,
     credentials: Credentials,
 ) -> Result<(), Error> {
-    let asked = engine.remote.log_in(registry, credentials).await;
+    let remote = engine.remote.load_full();
+    let asked = remote.log_in(registry, credentials).await;
     let registry = if registry.is_empty() {
         "the default registry"
     } else {

@@ -121,6 +121,11 @@ impl Client {
         }
     }
 
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
     /// # Errors
     /// A mirror is not written as one.
     pub fn session(

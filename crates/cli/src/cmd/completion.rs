@@ -248,7 +248,8 @@ fn networks(context: &Context) -> Vec<(String, String)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http::{Client, Endpoint};
+    use crate::endpoint::Endpoint;
+    use crate::http::Client;
 
     fn complete_words(words: &[&str]) -> String {
         let context = Context {

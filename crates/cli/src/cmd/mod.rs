@@ -3,6 +3,7 @@
 pub(crate) mod capture;
 pub(crate) mod completion;
 pub(crate) mod containers;
+pub(crate) mod contexts;
 pub(crate) mod copy;
 pub(crate) mod create;
 pub(crate) mod doctor;

@@ -9,8 +9,9 @@ use api::container::ContainerSummary;
 use api::stats::Stats;
 
 use super::lists::FORMAT_HELP;
+use crate::endpoint::Endpoint;
 use crate::flags::{switch, value};
-use crate::http::{Client, Endpoint, Query, escape};
+use crate::http::{Client, Query, escape};
 use crate::human::{binary_size, short_id, size};
 use crate::table::{Column, Format, Row, Table, column, row};
 use crate::verb::{Context, Failure, Offer, Operands, Outcome, Verb};

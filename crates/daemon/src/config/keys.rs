@@ -133,7 +133,7 @@ pub(super) const KEYS: &[Key] = &[
         file: Some("hosts"),
         kind: Kind::List,
         built: Built::Yes,
-        help: "Where to serve: unix:///path or fd:// (default unix:///run/plimsoll.sock)",
+        help: "Where to serve: unix:///path, tcp://host:port or fd:// (default unix:///run/plimsoll.sock)",
     },
     yes(
         "data-root",
@@ -177,6 +177,38 @@ pub(super) const KEYS: &[Key] = &[
         "G",
         Kind::Text,
         "Group that may use the unix sockets (default docker, where there is one)",
+    ),
+    yes(
+        "tlsverify",
+        Kind::Bool,
+        "Clients of TCP must show a certificate of --tlscacert",
+    ),
+    yes(
+        "tls",
+        Kind::Bool,
+        "TLS on TCP, also without certificates of clients (loopback only)",
+    ),
+    yes(
+        "tlscacert",
+        Kind::Text,
+        "Authority of the clients' certificates, PEM; read anew at SIGHUP",
+    ),
+    yes(
+        "tlscert",
+        Kind::Text,
+        "Certificate shown to clients, PEM; read anew at SIGHUP",
+    ),
+    yes("tlskey", Kind::Text, "Its key, PEM; read anew at SIGHUP"),
+    named(
+        "authorization-plugin",
+        "authorization-plugins",
+        Kind::List,
+        "Plugin that is asked about each request; changed by SIGHUP",
+    ),
+    yes(
+        "audit-log",
+        Kind::Text,
+        "File for a line on each change: who, what, how it ended; opened anew at SIGHUP",
     ),
     named(
         "label",
@@ -385,18 +417,6 @@ pub(super) const KEYS: &[Key] = &[
         &["text"],
         "is not built yet: only text",
     ),
-    only(
-        "tls",
-        Kind::Bool,
-        &["false"],
-        "TCP is not built yet: only false",
-    ),
-    only(
-        "tlsverify",
-        Kind::Bool,
-        &["false"],
-        "TCP is not built yet: only false",
-    ),
     Key {
         flag: "storage-driver",
         short: Some("s"),
@@ -428,7 +448,6 @@ pub(super) const KEYS: &[Key] = &[
         Kind::Any,
     ),
     no("api-cors-header", Kind::Text),
-    no_as("authorization-plugin", "authorization-plugins", Kind::Any),
     no_as("cdi-spec-dir", "cdi-spec-dirs", Kind::Any),
     no("cgroup-parent", Kind::Text),
     no("containerd-namespace", Kind::Text),
@@ -455,9 +474,6 @@ pub(super) const KEYS: &[Key] = &[
     no("seccomp-profile", Kind::Text),
     no_as("storage-opt", "storage-opts", Kind::Any),
     no("swarm-default-advertise-addr", Kind::Text),
-    no("tlscacert", Kind::Text),
-    no("tlscert", Kind::Text),
-    no("tlskey", Kind::Text),
     no("userland-proxy-path", Kind::Text),
     no("userns-remap", Kind::Text),
     // keys of the file alone

@@ -93,6 +93,11 @@ fn refusals_name_the_key() {
         ("{}", vec!["--data-root"]),
         ("{}", vec!["--data-root=relative"]),
         ("{}", vec!["-H", "tcp://0.0.0.0:2375"]),
+        ("{}", vec!["-H", "tcp://[::]"]),
+        ("{}", vec!["-H", "tcp://1:2:3"]),
+        ("{}", vec!["-H", "tcp://localhost", "--tlsverify"]),
+        ("{}", vec!["-H", "tcp://localhost", "--tlskey=/k"]),
+        ("{}", vec!["--authorization-plugin", "../x"]),
         ("{}", vec!["--log-driver=splunk"]),
         ("{}", vec!["--log-opt", "colour=x"]),
         ("{}", vec!["--default-ulimit", "nofile=9:8"]),
@@ -109,6 +114,21 @@ fn refusals_name_the_key() {
         all.push(format!("{text} {list:?}: {error}"));
     }
     insta::assert_snapshot!(all.join("\n"));
+}
+
+#[test]
+fn hosts_of_tcp() {
+    for (given, bound) in [
+        ("tcp://", "127.0.0.1:2375"),
+        ("tcp://:1234", "127.0.0.1:1234"),
+        ("tcp://localhost", "localhost:2375"),
+        ("tcp://127.0.0.1:99/", "127.0.0.1:99"),
+        ("tcp://[::1]", "[::1]:2375"),
+        ("tcp://[::1]:99", "[::1]:99"),
+    ] {
+        let hosts = config("{}", &["-H", given]).hosts;
+        assert_eq!(hosts, [Host::Tcp(bound.to_owned())], "{given}");
+    }
 }
 
 #[test]

@@ -9,8 +9,9 @@ use api::{ApiVersion, Filters};
 use bytes::Bytes;
 use engine::Engine;
 use engine::pipe::ChannelReader;
-use http_body_util::{BodyExt, Limited};
+use http_body_util::{BodyExt, Either, Full, Limited};
 use hyper::body::Incoming;
+use hyper::header::CONTENT_TYPE;
 use hyper::{Request, StatusCode};
 use serde::de::DeserializeOwned;
 
@@ -18,7 +19,10 @@ use super::failure::Failure;
 use super::{Api, Counted};
 
 /// Bound of a JSON body. The largest that clients send (create with many mounts) has some KiB.
-const BODY_LIMIT: usize = 4 * 1024 * 1024;
+pub(super) const BODY_LIMIT: usize = 4 * 1024 * 1024;
+
+/// A body that comes, or one that has been read already.
+pub(super) type Received = Either<Full<Bytes>, Incoming>;
 
 pub(crate) struct Call {
     pub(crate) api: Arc<Api>,
@@ -26,7 +30,7 @@ pub(crate) struct Call {
     pub(crate) query: Query,
     /// What stands for the braces of the route's pattern.
     pub(crate) param: String,
-    pub(crate) request: Request<Incoming>,
+    pub(crate) request: Request<Received>,
 }
 
 impl Call {
@@ -74,6 +78,7 @@ impl Call {
 
     pub(crate) async fn json<T: DeserializeOwned>(&mut self) -> Result<T, Failure> {
         let body = self.body().await?;
+        self.must_be_json(&body)?;
         if body.is_empty() {
             return Err(Failure::invalid("the body is empty, and must be JSON"));
         }
@@ -85,10 +90,25 @@ impl Call {
         &mut self,
     ) -> Result<T, Failure> {
         let body = self.body().await?;
+        self.must_be_json(&body)?;
         if body.trim_ascii().is_empty() || body.trim_ascii() == b"null" {
             return Ok(T::default());
         }
         Ok(api::decode(&body)?)
+    }
+
+    /// As dockerd. It is more than a form: a web page can't send this type to another site unasked, and what
+    /// has it is what authorization plugins are shown.
+    fn must_be_json(&self, body: &Bytes) -> Result<(), Failure> {
+        let given = self.request.headers().get(CONTENT_TYPE);
+        let given = given.map_or("", |v| v.to_str().unwrap_or("?"));
+        let kind = given.split(';').next().unwrap_or_default().trim();
+        if body.is_empty() || kind.eq_ignore_ascii_case("application/json") {
+            return Ok(());
+        }
+        Err(Failure::invalid(format!(
+            "unsupported Content-Type header ({given}): must be 'application/json'"
+        )))
     }
 
     /// The body as an input for blocking code, however large; fed by a task of its own that ends

@@ -14,7 +14,6 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use hyper::body::Incoming;
 use hyper::ext::ReasonPhrase;
 use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderValue, UPGRADE};
 use hyper::upgrade::OnUpgrade;
@@ -241,7 +240,7 @@ impl AsyncWrite for Sniffed {
 }
 
 /// True where the client expects `200` and raw bytes, false where it expects `101`.
-pub(crate) fn is_raw(request: &Request<Incoming>) -> Result<bool, Failure> {
+pub(crate) fn is_raw<B>(request: &Request<B>) -> Result<bool, Failure> {
     if request.method() == Method::CONNECT {
         return Ok(true);
     }

@@ -1,7 +1,10 @@
-//! Docker Engine API over unix sockets.
+//! Docker Engine API.
 //!
 //! ```text
 //! connection  one client: HTTP/1.1 by hyper, one task
+//!   peer      who it is
+//!   authz     who is asked whether it may
+//!   audit     where it is written what it changed
 //!   hijack    what hyper can't: taking the connection over after a plain 200
 //!   router    method and path to handler; the table of all routes
 //!   call      one request: version, query, body
@@ -19,6 +22,8 @@
 mod absent;
 mod answer;
 mod archive;
+mod audit;
+mod authz;
 mod call;
 mod containers;
 mod exec;
@@ -27,6 +32,7 @@ mod hijack;
 mod images;
 mod list;
 mod networks;
+mod peer;
 mod plimsoll;
 mod registry;
 mod router;
@@ -40,6 +46,7 @@ mod volumes;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use arc_swap::ArcSwap;
 use engine::Engine;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -48,6 +55,8 @@ use tokio::net::UnixStream;
 use tokio::sync::Notify;
 
 use crate::config::Config;
+use audit::Audit;
+pub(crate) use peer::Peer;
 
 /// What all requests share.
 #[derive(Debug)]
@@ -55,6 +64,9 @@ pub struct Api {
     pub(crate) engine: Engine,
     pub(crate) config: Config,
     debug: AtomicBool,
+    /// Asked about each request, in this order.
+    plugins: ArcSwap<Vec<String>>,
+    audit: Audit,
     changes: AtomicUsize,
     idle: Notify,
     listeners: AtomicUsize,
@@ -62,21 +74,30 @@ pub struct Api {
 }
 
 impl Api {
-    #[must_use]
-    pub fn new(engine: Engine, config: Config) -> Self {
-        Self {
+    /// # Errors
+    /// When the audit log can't be opened.
+    pub fn new(engine: Engine, config: Config) -> std::io::Result<Self> {
+        Ok(Self {
             engine,
             debug: AtomicBool::new(config.debug),
+            plugins: ArcSwap::from_pointee(config.authorization_plugins.clone()),
+            audit: Audit::open(config.audit_log.as_deref())?,
             config,
             changes: AtomicUsize::new(0),
             idle: Notify::new(),
             listeners: AtomicUsize::new(0),
             served: AtomicUsize::new(0),
-        }
+        })
     }
 
-    pub(crate) fn set_debug(&self, on: bool) {
-        self.debug.store(on, Ordering::Relaxed);
+    /// What SIGHUP changes; and the audit log's file is opened anew.
+    pub(crate) fn reload(&self, config: &Config) {
+        self.debug.store(config.debug, Ordering::Relaxed);
+        let (labels, registries) = (config.labels.clone(), config.registries.clone());
+        self.engine.reload(labels, registries);
+        self.plugins
+            .store(Arc::new(config.authorization_plugins.clone()));
+        self.audit.reopen();
     }
 
     /// Requests answered so far.
@@ -116,11 +137,12 @@ impl Drop for Counted {
 }
 
 /// Serves one client until it goes.
-pub(crate) async fn connection(stream: UnixStream, api: Arc<Api>) {
+pub(crate) async fn connection(stream: UnixStream, peer: Peer, api: Arc<Api>) {
     let io = TokioIo::new(hijack::Sniffed::new(stream));
+    let peer = Arc::new(peer);
     let service = service_fn(move |request| {
-        let api = Arc::clone(&api);
-        async move { Ok::<_, std::convert::Infallible>(router::route(api, request).await) }
+        let (api, peer) = (Arc::clone(&api), Arc::clone(&peer));
+        async move { Ok::<_, std::convert::Infallible>(router::route(api, &peer, request).await) }
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())

@@ -14,8 +14,10 @@ use hyper::header::{HeaderName, HeaderValue, SERVER};
 use hyper::{Method, Request, Response};
 
 use super::answer::{Answer, Body};
-use super::call::{Call, Query, percent};
+use super::authz::{self, Asked};
+use super::call::{Call, Query, Received, percent};
 use super::failure::Failure;
+use super::peer::Peer;
 use super::{
     Api, absent, archive, containers, exec, images, list, networks, plimsoll, registry, stats,
     streams, system, volumes,
@@ -216,21 +218,17 @@ static ROUTES: LazyLock<Vec<Route>> = LazyLock::new(|| {
 });
 
 /// Answers one request. Never fails: what goes wrong is an answer too.
-pub(super) async fn route(api: Arc<Api>, request: Request<Incoming>) -> Response<Body> {
+pub(super) async fn route(
+    api: Arc<Api>,
+    peer: &Peer,
+    request: Request<Incoming>,
+) -> Response<Body> {
     let began = Instant::now();
     api.served
         .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     let log = tracing::enabled!(tracing::Level::DEBUG)
         .then(|| format!("{} {}", request.method(), request.uri()));
-    let (name, mut response) = match find(api, request) {
-        Ok((route, call)) => (
-            route.name,
-            (route.handler)(call)
-                .await
-                .unwrap_or_else(Failure::response),
-        ),
-        Err(failure) => ("none", failure.response()),
-    };
+    let (name, mut response) = allowed(&api, peer, authz::received(request)).await;
     let headers = response.headers_mut();
     for (name, value) in [
         ("api-version", "1.51"),
@@ -256,7 +254,62 @@ pub(super) async fn route(api: Arc<Api>, request: Request<Incoming>) -> Response
     response
 }
 
-fn find(api: Arc<Api>, request: Request<Incoming>) -> Result<(&'static Route, Call), Failure> {
+/// Carries out what this client may do, and writes down that it did. The handler's name comes along.
+async fn allowed(
+    api: &Arc<Api>,
+    peer: &Peer,
+    request: Request<Received>,
+) -> (&'static str, Response<Body>) {
+    // the audit's line is there before the handler: it is written too where the client goes meanwhile
+    let entry = api.audit.begin(peer, &request);
+    let plugins = api.plugins.load_full();
+    let (name, response, denied) = if let Err(failure) = peer.check(&request) {
+        ("none", failure.response(), Some("the engine".to_owned()))
+    } else if plugins.is_empty() {
+        let (name, response) = handled(Arc::clone(api), request).await;
+        (name, response, None)
+    } else {
+        asked(api, &plugins, peer, request).await
+    };
+    if let Some(entry) = entry {
+        entry.end(response.status().as_u16(), denied).await;
+    }
+    (name, response)
+}
+
+/// With the plugins' leave, before and after. The last: who refused.
+async fn asked(
+    api: &Arc<Api>,
+    plugins: &[String],
+    peer: &Peer,
+    request: Request<Received>,
+) -> (&'static str, Response<Body>, Option<String>) {
+    let refused = |refusal: authz::Refusal| {
+        let by = format!("plugin {}", refusal.plugin);
+        ("none", refusal.failure.response(), Some(by))
+    };
+    let (asked, request) = match Asked::before(plugins, peer, request).await {
+        Ok(asked) => asked,
+        Err(refusal) => return refused(refusal),
+    };
+    let (name, response) = handled(Arc::clone(api), request).await;
+    match asked.answered(&response).after().await {
+        Ok(()) => (name, response, None),
+        Err(refusal) => refused(refusal),
+    }
+}
+
+async fn handled(api: Arc<Api>, request: Request<Received>) -> (&'static str, Response<Body>) {
+    match find(api, request) {
+        Ok((route, call)) => {
+            let answer = (route.handler)(call).await;
+            (route.name, answer.unwrap_or_else(Failure::response))
+        }
+        Err(failure) => ("none", failure.response()),
+    }
+}
+
+fn find(api: Arc<Api>, request: Request<Received>) -> Result<(&'static Route, Call), Failure> {
     let (version, path) = version(request.uri().path())?;
     // see `hijack`
     let method = if request.method() == Method::CONNECT {

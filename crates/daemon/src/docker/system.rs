@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 
 use api::system::{
-    ComponentVersion, Info, PlatformName, PluginsInfo, RegistryConfig, Runtime, SystemDf, Version,
+    ComponentVersion, IndexConfig, Info, PlatformName, PluginsInfo, RegistryConfig, Runtime,
+    SystemDf, Version,
 };
 use api::volume::UsageData;
 use api::{ApiVersion, StringMap};
@@ -87,6 +88,38 @@ pub(super) async fn version(call: Call) -> Answer {
     })
 }
 
+/// As dockerd lists them: the default registry, and those that need no certificate.
+fn registries(settings: &engine::RegistrySettings) -> RegistryConfig {
+    const DEFAULT: &str = "docker.io";
+    let mirrors = settings.mirrors.get(DEFAULT).cloned().unwrap_or_default();
+    let (ranges, names): (Vec<_>, Vec<_>) = settings
+        .insecure
+        .iter()
+        .cloned()
+        .partition(|i| i.contains('/'));
+    let mut all = BTreeMap::new();
+    let with_mirrors = settings.mirrors.keys().map(|name| (name.clone(), true));
+    let insecure = names.into_iter().map(|name| (name, false));
+    for (name, secure) in with_mirrors
+        .chain([(DEFAULT.to_owned(), true)])
+        .chain(insecure)
+    {
+        let config = IndexConfig {
+            mirrors: settings.mirrors.get(&name).cloned().unwrap_or_default(),
+            secure,
+            official: name == DEFAULT,
+            name: name.clone(),
+        };
+        all.insert(name, config);
+    }
+    let loopback = ["::1/128", "127.0.0.0/8"].map(str::to_owned);
+    RegistryConfig {
+        insecure_registry_cidrs: loopback.into_iter().chain(ranges).collect(),
+        index_configs: all,
+        mirrors: Some(mirrors),
+    }
+}
+
 pub(super) async fn info(call: Call) -> Answer {
     let engine = call.engine().info();
     let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
@@ -137,7 +170,7 @@ pub(super) async fn info(call: Call) -> Answer {
         os_type: "linux".to_owned(),
         architecture: engine.architecture,
         index_server_address: "https://index.docker.io/v1/".to_owned(),
-        registry_config: Some(RegistryConfig::default()),
+        registry_config: Some(registries(&call.engine().registries())),
         ncpu: count(engine.ncpu),
         mem_total: i64::try_from(engine.mem_total).unwrap_or(i64::MAX),
         docker_root_dir: engine.data_root.display().to_string(),

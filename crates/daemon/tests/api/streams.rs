@@ -88,7 +88,7 @@ fn exec_over_a_plain_hijack() {
     let mut stream = send(
         &engine,
         &format!(
-            "POST /v1.24/exec/{exec}/start HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n{body}early "
+            "POST /v1.24/exec/{exec}/start HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}early "
         ),
     );
     assert!(head(&mut stream).starts_with("HTTP/1.1 200 OK"));
@@ -121,7 +121,7 @@ fn the_head_comes_alone_and_the_end_with_an_exit_code() {
         let mut stream = send(
             &engine,
             &format!(
-                "POST /exec/{exec}/start HTTP/1.1\r\nHost: x\r\nUpgrade: tcp\r\nConnection: Upgrade\r\nContent-Length: 2\r\n\r\n{{}}"
+                "POST /exec/{exec}/start HTTP/1.1\r\nHost: x\r\nUpgrade: tcp\r\nConnection: Upgrade\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{{}}"
             ),
         );
         // a client that is slow to wake up

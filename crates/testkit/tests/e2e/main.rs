@@ -17,6 +17,7 @@ mod mounts;
 mod names;
 mod networks;
 mod registry;
+mod remote;
 mod restart;
 mod vm;
 
