@@ -14,7 +14,7 @@ use hyper::header::{HeaderName, HeaderValue, SERVER};
 use hyper::{Method, Request, Response};
 
 use super::answer::{Answer, Body};
-use super::call::{Call, Query, percent};
+use super::call::{Call, Query, Upload, percent};
 use super::failure::Failure;
 use super::{
     Api, absent, archive, containers, exec, images, list, networks, plimsoll, registry, stats,
@@ -173,7 +173,13 @@ static ROUTES: LazyLock<Vec<Route>> = LazyLock::new(|| {
         GET "/plugins" absent::no_plugins;
         GET "/plugins/{name*}/json" absent::no_such_plugin;
         GET "/plugins/privileges" absent::plugins;
-        POST "/plugins/{name*}" absent::plugins;
+        POST "/plugins/create" absent::plugins;
+        POST "/plugins/pull" absent::plugins;
+        POST "/plugins/{name*}/enable" absent::no_such_plugin;
+        POST "/plugins/{name*}/disable" absent::no_such_plugin;
+        POST "/plugins/{name*}/set" absent::no_such_plugin;
+        POST "/plugins/{name*}/push" absent::no_such_plugin;
+        POST "/plugins/{name*}/upgrade" absent::no_such_plugin;
         DELETE "/plugins/{name*}" absent::no_such_plugin;
         POST "/session" absent::build;
         POST "/grpc" absent::build;
@@ -257,6 +263,7 @@ pub(super) async fn route(api: Arc<Api>, request: Request<Incoming>) -> Response
 }
 
 fn find(api: Arc<Api>, request: Request<Incoming>) -> Result<(&'static Route, Call), Failure> {
+    let request = Upload::of(request);
     let (version, path) = version(request.uri().path())?;
     // see `hijack`
     let method = if request.method() == Method::CONNECT {
