@@ -17,6 +17,8 @@ pub struct ExecCreateRequest {
     pub attach_stdin: bool,
     pub attach_stderr: bool,
     pub attach_stdout: bool,
+    /// docker-py writes it small; Go's reader does not care.
+    #[serde(alias = "detachKeys")]
     pub detach_keys: String,
     pub env: Option<Vec<String>>,
     pub working_dir: String,

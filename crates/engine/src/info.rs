@@ -1,5 +1,6 @@
 //! `info` and `stats`.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use host::CgroupMode;
@@ -115,7 +116,9 @@ pub(crate) async fn stats(engine: &Arc<Inner>, entry: &Arc<Entry>) -> Result<Sta
             let stats = stats.map_err(|e| {
                 Error::caused(ErrorKind::Conflict, "the container has just ended", e)
             })?;
-            Ok(sample(stats))
+            let mut sample = sample(stats);
+            sample.interfaces = procfs::interfaces(live.pid, live.pid_start_time);
+            Ok(sample)
         })
         .await
 }
@@ -165,5 +168,6 @@ fn sample(s: runtime::cgroup::Stats) -> StatsSample {
         pids_current: s.pids,
         pids_limit: s.pids_limit.unwrap_or(0),
         blkio,
+        interfaces: BTreeMap::new(),
     }
 }

@@ -349,12 +349,22 @@ impl Engine {
         Ok(Waiter { rx })
     }
 
+    /// Of a container without a terminal nothing is changed, as Docker does it: clients ask without knowing.
     pub async fn resize(&self, id: &str, size: ConsoleSize) -> Result<(), Error> {
         let live = self.live(id).await?;
-        live.shim
-            .resize(None, size.height, size.width)
-            .await
-            .map_err(shim_error("resize the terminal"))
+        let record = self.entry(id)?.view.load().record.clone();
+        if record.spec.tty {
+            live.shim
+                .resize(None, size.height, size.width)
+                .await
+                .map_err(shim_error("resize the terminal"))?;
+        }
+        let sides = [
+            ("height", size.height.to_string()),
+            ("width", size.width.to_string()),
+        ];
+        self.inner.container_event(&record, "resize", &sides);
+        Ok(())
     }
 
     /// Docker's frames (raw bytes with a terminal) come out, stdin's bytes go in; half-closing is
@@ -506,6 +516,9 @@ impl Engine {
     pub async fn exec_resize(&self, exec_id: &str, size: ConsoleSize) -> Result<(), Error> {
         let cell = self.exec(exec_id)?;
         let live = self.live(&cell.container).await?;
+        if !cell.spec.tty {
+            return Ok(());
+        }
         live.shim
             .resize(Some(&cell.id), size.height, size.width)
             .await

@@ -72,6 +72,16 @@ pub(crate) fn check(what: &str, name: &str) -> Result<(), Error> {
     )))
 }
 
+/// Networks may be called what people like, as in dockerd.
+pub(crate) fn check_network(name: &str) -> Result<(), Error> {
+    if !name.trim().is_empty() && name.len() <= 128 && !name.contains(char::is_control) {
+        return Ok(());
+    }
+    Err(Error::invalid(format!(
+        "Invalid network name ({name:?}): it must not be blank, longer than 128 bytes, or hold control characters"
+    )))
+}
+
 /// A signal by name (`TERM`, `SIGTERM`, `RTMIN+3`) or number.
 pub(crate) fn signal(text: &str) -> Result<i32, Error> {
     let wrong = || Error::invalid(format!("Invalid signal: {text}"));

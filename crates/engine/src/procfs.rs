@@ -1,10 +1,10 @@
 //! What /proc says of processes: identity, and the table of `top`.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 
 use crate::error::Error;
-use crate::views::TopTable;
+use crate::views::{InterfaceCounters, TopTable};
 
 /// Fields of /proc/pid/stat that are used here. source: proc_pid_stat(5).
 #[derive(Debug, Clone, Default)]
@@ -49,6 +49,48 @@ fn parse_stat(text: &str) -> Option<Stat> {
 /// A process's parent, and its start time in ticks since boot.
 pub(crate) fn parent_and_start(pid: i32) -> io::Result<(i32, u64)> {
     stat(pid).map(|s| (s.parent, s.start))
+}
+
+/// Counters of the interfaces that a process sees, but the loopback; none where it sees the host's, or has ended.
+pub(crate) fn interfaces(pid: i32, start: u64) -> BTreeMap<String, InterfaceCounters> {
+    let namespace = |of: &str| std::fs::read_link(format!("/proc/{of}/ns/net")).ok();
+    let (own, its) = (namespace("self"), namespace(&pid.to_string()));
+    let text = std::fs::read_to_string(format!("/proc/{pid}/net/dev"));
+    // asked last: all that was read before is this process's, then
+    let same = parent_and_start(pid).is_ok_and(|(_, s)| s == start);
+    match text {
+        Ok(text) if same && its.is_some() && its != own => parse_net_dev(&text),
+        _ => BTreeMap::new(),
+    }
+}
+
+/// Two lines of titles, then `name: 8 of what came, 8 of what went`. source: proc_pid_net(5).
+fn parse_net_dev(text: &str) -> BTreeMap<String, InterfaceCounters> {
+    let line = |line: &str| {
+        let (name, rest) = line.split_once(':')?;
+        let n: Vec<u64> = rest
+            .split_whitespace()
+            .map_while(|w| w.parse().ok())
+            .collect();
+        let [rx_bytes, rx_packets, rx_errors, rx_dropped, ..] = n[..] else {
+            return None;
+        };
+        let [tx_bytes, tx_packets, tx_errors, tx_dropped, ..] = *n.get(8..)? else {
+            return None;
+        };
+        let counters = InterfaceCounters {
+            rx_bytes,
+            rx_packets,
+            rx_errors,
+            rx_dropped,
+            tx_bytes,
+            tx_packets,
+            tx_errors,
+            tx_dropped,
+        };
+        Some((name.trim().to_owned(), counters)).filter(|(name, _)| name != "lo")
+    };
+    text.lines().filter_map(line).collect()
 }
 
 struct Host {
@@ -305,6 +347,31 @@ fn command(stat: &Stat, pid: i32) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn interfaces_without_the_loopback() {
+        let text = "Inter-|   Receive  |  Transmit\n face |bytes packets errs\n    \
+            lo: 9 9 0 0 0 0 0 0 9 9 0 0 0 0 0 0\n  eth0:1 2 3 4 0 0 0 0 5 6 7 8 0 0 0 0\n bad: 1\n";
+        let all = parse_net_dev(text);
+        let eth0 = InterfaceCounters {
+            rx_bytes: 1,
+            rx_packets: 2,
+            rx_errors: 3,
+            rx_dropped: 4,
+            tx_bytes: 5,
+            tx_packets: 6,
+            tx_errors: 7,
+            tx_dropped: 8,
+        };
+        assert_eq!(all, BTreeMap::from([("eth0".to_owned(), eth0)]));
+    }
+
+    #[test]
+    fn interfaces_of_the_host_are_nobodys() {
+        let pid = std::process::id().cast_signed();
+        let (_, start) = parent_and_start(pid).unwrap();
+        assert!(interfaces(pid, start).is_empty());
+    }
 
     #[test]
     fn a_name_with_parentheses_does_not_confuse() {

@@ -194,6 +194,8 @@ pub struct ExecSpec {
     pub attach_stdout: bool,
     pub attach_stderr: bool,
     pub detach_keys: Option<String>,
+    /// Of its terminal, where its start names none.
+    pub console_size: Option<ConsoleSize>,
 }
 
 #[derive(Debug, Clone)]
@@ -271,6 +273,21 @@ pub struct StatsSample {
     pub pids_current: u64,
     pub pids_limit: u64,
     pub blkio: Vec<BlkioEntry>,
+    /// By name in the container; none where it is in the host's network namespace.
+    pub interfaces: BTreeMap<String, InterfaceCounters>,
+}
+
+/// Of one network interface, since it was made.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct InterfaceCounters {
+    pub rx_bytes: u64,
+    pub rx_packets: u64,
+    pub rx_errors: u64,
+    pub rx_dropped: u64,
+    pub tx_bytes: u64,
+    pub tx_packets: u64,
+    pub tx_errors: u64,
+    pub tx_dropped: u64,
 }
 
 #[derive(Debug, Clone, Default, Serialize)]

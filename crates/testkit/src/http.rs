@@ -43,9 +43,11 @@ impl Response {
         serde_json::from_slice(&self.body).unwrap_or(Value::Null)
     }
 
+    /// Also of a stream of progress, which tells in its last line what went wrong.
     #[must_use]
     pub fn is_ok(&self) -> bool {
-        (200..400).contains(&self.status)
+        let told = |line: &[u8]| line.starts_with(br#"{"error":"#);
+        (200..400).contains(&self.status) && !self.body.split(|b| *b == b'\n').any(told)
     }
 
     /// Itself, if the status says that it worked.

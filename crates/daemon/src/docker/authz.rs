@@ -13,8 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Either, Full, Limited};
-use hyper::body::Incoming;
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::header::{CONTENT_TYPE, HOST, HeaderMap};
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
@@ -22,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use tokio::net::UnixStream;
 
 use super::answer::Body;
-use super::call::{BODY_LIMIT, Received};
+use super::call::Upload;
 use super::failure::Failure;
 use super::peer::Peer;
 
@@ -81,14 +80,14 @@ pub(super) struct Refusal {
 }
 
 impl Asked {
-    /// Asks all about a request, whose body is then in memory if it is JSON.
+    /// Asks all about a request, whose body is in memory then if it is JSON.
     pub(super) async fn before(
         plugins: &[String],
         peer: &Peer,
-        request: Request<Received>,
-    ) -> Result<(Self, Request<Received>), Refusal> {
-        let (request, body) = match shown_body(request).await {
-            Ok(read) => read,
+        request: &mut Request<Upload>,
+    ) -> Result<Self, Refusal> {
+        let body = match shown_body(request).await {
+            Ok(body) => body,
             Err(failure) => {
                 let plugin = plugins.first().cloned().unwrap_or_default();
                 return Err(Refusal { plugin, failure });
@@ -120,7 +119,7 @@ impl Asked {
             },
         };
         asked.ask("/AuthZPlugin.AuthZReq").await?;
-        Ok((asked, request))
+        Ok(asked)
     }
 
     /// The same with its answer. The last plugin is asked first, as with dockerd.
@@ -167,28 +166,17 @@ impl Asked {
     }
 }
 
-/// What a plugin is shown of the body; read whole where it is JSON.
-async fn shown_body(request: Request<Received>) -> Result<(Request<Received>, Bytes), Failure> {
-    let json = request
-        .headers()
-        .get(CONTENT_TYPE)
-        .is_some_and(|t| t.as_bytes().starts_with(b"application/json"));
+/// What a plugin is shown of the body: the whole where it is JSON.
+async fn shown_body(request: &mut Request<Upload>) -> Result<Bytes, Failure> {
+    let kind = request.headers().get(CONTENT_TYPE);
+    let json = kind.is_some_and(|t| t.as_bytes().starts_with(b"application/json"));
+    if !json {
+        return Ok(Bytes::new());
+    }
     // passwords
     let secret = request.uri().path().ends_with("/auth");
-    if !json {
-        return Ok((request, Bytes::new()));
-    }
-    let (parts, body) = request.into_parts();
-    let read = Limited::new(body, BODY_LIMIT).collect().await;
-    let bytes = read
-        .map_err(|e| {
-            Failure::invalid(format!(
-                "the body can't be shown to the authorization plugin: {e}"
-            ))
-        })?
-        .to_bytes();
-    let request = Request::from_parts(parts, Either::Left(Full::new(bytes.clone())));
-    Ok((request, if secret { Bytes::new() } else { bytes }))
+    let bytes = request.body_mut().peek().await?;
+    Ok(if secret { Bytes::new() } else { bytes })
 }
 
 /// Without those that hold secrets.
@@ -281,11 +269,6 @@ fn find(plugin: &str) -> Result<PathBuf, String> {
         };
     }
     Err(format!("no socket {}/{plugin}.sock", SOCKETS[0]))
-}
-
-/// A body as it comes.
-pub(super) fn received(request: Request<Incoming>) -> Request<Received> {
-    request.map(Either::Right)
 }
 
 #[cfg(test)]

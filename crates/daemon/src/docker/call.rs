@@ -4,14 +4,15 @@ use std::future::Future;
 use std::io;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use api::{ApiVersion, Filters};
 use bytes::Bytes;
 use engine::Engine;
 use engine::pipe::ChannelReader;
 use http_body_util::{BodyExt, Either, Full, Limited};
-use hyper::body::Incoming;
-use hyper::header::CONTENT_TYPE;
+use hyper::body::{Body as _, Frame, Incoming};
+use hyper::header::{CONTENT_TYPE, EXPECT};
 use hyper::{Request, StatusCode};
 use serde::de::DeserializeOwned;
 
@@ -19,10 +20,7 @@ use super::failure::Failure;
 use super::{Api, Counted};
 
 /// Bound of a JSON body. The largest that clients send (create with many mounts) has some KiB.
-pub(super) const BODY_LIMIT: usize = 4 * 1024 * 1024;
-
-/// A body that comes, or one that has been read already.
-pub(super) type Received = Either<Full<Bytes>, Incoming>;
+const BODY_LIMIT: usize = 4 * 1024 * 1024;
 
 pub(crate) struct Call {
     pub(crate) api: Arc<Api>,
@@ -30,7 +28,84 @@ pub(crate) struct Call {
     pub(crate) query: Query,
     /// What stands for the braces of the route's pattern.
     pub(crate) param: String,
-    pub(crate) request: Request<Received>,
+    pub(crate) request: Request<Upload>,
+}
+
+/// A request's body. What nobody has read of it when this is dropped is read and thrown away: a
+/// client that is still sending reads its answer only then, and would see a broken pipe instead.
+#[derive(Debug)]
+pub(crate) struct Upload {
+    /// What comes, or what has been read already.
+    body: Option<Either<Full<Bytes>, Incoming>>,
+    /// The client sends it only when it is told to go on.
+    waits: bool,
+}
+
+/// Bounds of what is thrown away, behind which the connection is closed.
+const DISCARD_LIMIT: usize = 16 * 1024 * 1024;
+const DISCARD_DEADLINE: Duration = Duration::from_secs(10);
+
+impl Upload {
+    pub(crate) fn of(request: Request<Incoming>) -> Request<Self> {
+        let waits = request.headers().contains_key(EXPECT);
+        request.map(|body| Self {
+            body: Some(Either::Right(body)),
+            waits,
+        })
+    }
+
+    /// All of it, up to a limit.
+    async fn read(&mut self) -> Result<Bytes, Failure> {
+        let Some(body) = self.body.as_mut() else {
+            return Ok(Bytes::new());
+        };
+        match Limited::new(body, BODY_LIMIT).collect().await {
+            Ok(body) => Ok(body.to_bytes()),
+            Err(error) if error.is::<http_body_util::LengthLimitError>() => Err(Failure::new(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                format!("the body is larger than {BODY_LIMIT} bytes"),
+            )),
+            Err(error) => Err(Failure::invalid(format!(
+                "the body could not be read: {error}"
+            ))),
+        }
+    }
+
+    /// As it is read later, too.
+    pub(super) async fn peek(&mut self) -> Result<Bytes, Failure> {
+        let bytes = self.read().await?;
+        self.body = Some(Either::Left(Full::new(bytes.clone())));
+        Ok(bytes)
+    }
+
+    /// `None`: that was all.
+    async fn chunk(&mut self) -> Option<io::Result<Bytes>> {
+        loop {
+            let frame = self.body.as_mut()?.frame().await?;
+            match frame.map(Frame::into_data) {
+                Ok(Ok(data)) => return Some(Ok(data)),
+                Ok(Err(_trailers)) => {}
+                Err(error) => return Some(Err(io::Error::other(error))),
+            }
+        }
+    }
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        let rest = self
+            .body
+            .take()
+            .filter(|b| !self.waits && !b.is_end_stream());
+        let Some(Either::Right(rest)) = rest else {
+            return;
+        };
+        tokio::spawn(async move {
+            let mut rest = Limited::new(rest, DISCARD_LIMIT);
+            let all = async { while let Some(Ok(_)) = rest.frame().await {} };
+            drop(tokio::time::timeout(DISCARD_DEADLINE, all).await);
+        });
+    }
 }
 
 impl Call {
@@ -61,19 +136,7 @@ impl Call {
 
     /// The whole body; refused where it is larger than any that makes sense.
     pub(crate) async fn body(&mut self) -> Result<Bytes, Failure> {
-        match Limited::new(self.request.body_mut(), BODY_LIMIT)
-            .collect()
-            .await
-        {
-            Ok(body) => Ok(body.to_bytes()),
-            Err(error) if error.is::<http_body_util::LengthLimitError>() => Err(Failure::new(
-                StatusCode::PAYLOAD_TOO_LARGE,
-                format!("the body is larger than {BODY_LIMIT} bytes"),
-            )),
-            Err(error) => Err(Failure::invalid(format!(
-                "the body could not be read: {error}"
-            ))),
-        }
+        self.request.body_mut().read().await
     }
 
     pub(crate) async fn json<T: DeserializeOwned>(&mut self) -> Result<T, Failure> {
@@ -115,16 +178,9 @@ impl Call {
     /// with the client or the reader.
     pub(crate) fn body_stream(self) -> ChannelReader {
         let (tx, rx) = engine::pipe::input();
-        let mut body = self.request.into_body();
+        let mut upload = self.request.into_body();
         tokio::spawn(async move {
-            while let Some(frame) = body.frame().await {
-                let chunk = match frame {
-                    Ok(frame) => match frame.into_data() {
-                        Ok(data) => Ok(data),
-                        Err(_trailers) => continue,
-                    },
-                    Err(error) => Err(io::Error::other(error)),
-                };
+            while let Some(chunk) = upload.chunk().await {
                 let failed = chunk.is_err();
                 if tx.send(chunk).await.is_err() || failed {
                     return;

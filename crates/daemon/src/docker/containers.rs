@@ -212,7 +212,8 @@ pub(super) async fn changes(call: Call) -> Answer {
             path: String::from_utf8_lossy(&change.path).into_owned(),
         })
         .collect();
-    ok(&lines)
+    // as dockerd: null where there are none
+    ok(&Some(lines).filter(|l| !l.is_empty()))
 }
 
 pub(super) async fn prune(call: Call) -> Answer {

@@ -31,6 +31,7 @@ pub(super) async fn create(mut call: Call) -> Answer {
         attach_stdout: body.attach_stdout,
         attach_stderr: body.attach_stderr,
         detach_keys: Some(body.detach_keys).filter(|k| !k.is_empty()),
+        console_size: body.console_size.and_then(size_of),
     };
     let (engine, id) = (call.engine().clone(), call.param.clone());
     let id = call
@@ -39,18 +40,21 @@ pub(super) async fn create(mut call: Call) -> Answer {
     created(&api::IdResponse { id })
 }
 
+fn size_of([height, width]: [u32; 2]) -> Option<ConsoleSize> {
+    Some(ConsoleSize {
+        height: u16::try_from(height).ok()?,
+        width: u16::try_from(width).ok()?,
+    })
+}
+
 /// How long the end of an exec's output is held back for its exit code.
 const EXIT_CODE_DEADLINE: Duration = Duration::from_secs(2);
 
 pub(super) async fn start(mut call: Call) -> Answer {
     let body: ExecStartRequest = call.json_or_default().await?;
     let exec = call.engine().exec_inspect(&call.param)?;
-    let size = body.console_size.and_then(|[h, w]| {
-        Some(ConsoleSize {
-            height: u16::try_from(h).ok()?,
-            width: u16::try_from(w).ok()?,
-        })
-    });
+    let size = body.console_size.and_then(size_of);
+    let size = size.or(exec.spec.console_size);
     let (engine, id) = (call.engine().clone(), call.param.clone());
     if body.detach {
         call.change(async move { engine.exec_start(&id, false, size).await.map(drop) })
@@ -75,6 +79,8 @@ pub(super) async fn start(mut call: Call) -> Answer {
         stdin: exec.spec.attach_stdin,
         tty,
         detach: hijack::detach_keys(exec.spec.detach_keys.as_deref().unwrap_or_default())?,
+        // as dockerd: the client says here, and not at the creation, whether it reads frames
+        framing: hijack::Framing::between(tty, body.tty),
     };
     let raw = hijack::is_raw(&call.request)?;
     let client = hyper::upgrade::on(&mut call.request);
@@ -94,10 +100,10 @@ pub(super) async fn start(mut call: Call) -> Answer {
             }
             Ok(None) => taken.say(b"").await,
             // clients take the exit code (126, 127) from the exec instance
-            Err(error) => taken.say(&said(&error.report(), tty)).await,
+            Err(error) => taken.say(&said(&error.report(), body.tty)).await,
         }
     });
-    let framed = !tty && call.version.at_least(42);
+    let framed = !body.tty && call.version.at_least(42);
     Ok(hijack::response(
         raw,
         if framed {
@@ -109,10 +115,10 @@ pub(super) async fn start(mut call: Call) -> Answer {
 }
 
 /// Why there is no output, as output.
-fn said(text: &str, tty: bool) -> Vec<u8> {
+fn said(text: &str, raw: bool) -> Vec<u8> {
     let text = format!("{text}\r\n");
     let mut bytes = Vec::with_capacity(text.len() + FRAME_HEADER);
-    if !tty {
+    if !raw {
         // an error's text fits
         let len = u32::try_from(text.len()).unwrap_or(u32::MAX);
         bytes.extend_from_slice(&frame_header(StdStream::Stdout, len));

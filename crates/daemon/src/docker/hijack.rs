@@ -13,6 +13,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use api::stream::{FRAME_HEADER, StdStream, frame_header};
 use bytes::Bytes;
 use hyper::ext::ReasonPhrase;
 use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderValue, UPGRADE};
@@ -20,7 +21,7 @@ use hyper::upgrade::OnUpgrade;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::io::Interest;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 
@@ -281,6 +282,62 @@ pub(crate) struct Policy {
     pub(crate) tty: bool,
     /// Typed into a terminal they end the attachment, not the program.
     pub(crate) detach: Vec<u8>,
+    pub(crate) framing: Framing,
+}
+
+/// Whether output comes in frames that say of which stream it is. A process without a terminal has
+/// its output framed, one with a terminal not; a client of exec says for itself what it reads.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Framing {
+    #[default]
+    AsItComes,
+    /// What a terminal shows, in frames of stdout.
+    Add,
+    /// Of both streams, in the order in which it came.
+    Remove,
+}
+
+impl Framing {
+    /// `tty`: the process has a terminal; `raw`: the client reads no frames.
+    pub(crate) fn between(tty: bool, raw: bool) -> Self {
+        match (tty, raw) {
+            (true, false) => Self::Add,
+            (false, true) => Self::Remove,
+            _ => Self::AsItComes,
+        }
+    }
+
+    async fn copy<R, W>(self, from: &mut R, to: &mut W) -> io::Result<()>
+    where
+        R: tokio::io::AsyncBufRead + Unpin,
+        W: AsyncWrite + Unpin,
+    {
+        match self {
+            Self::AsItComes => tokio::io::copy_buf(from, to).await.map(drop),
+            Self::Add => loop {
+                let bytes = from.fill_buf().await?;
+                let len = bytes.len();
+                if len == 0 {
+                    return to.flush().await;
+                }
+                // no longer than the buffer
+                let size = u32::try_from(len).unwrap_or(u32::MAX);
+                to.write_all(&frame_header(StdStream::Stdout, size)).await?;
+                to.write_all(bytes).await?;
+                from.consume(len);
+            },
+            Self::Remove => loop {
+                if from.fill_buf().await?.is_empty() {
+                    return to.flush().await;
+                }
+                let mut header = [0; FRAME_HEADER];
+                from.read_exact(&mut header).await?;
+                let [.., a, b, c, d] = header;
+                let size = u64::from(u32::from_be_bytes([a, b, c, d]));
+                tokio::io::copy_buf(&mut (&mut *from).take(size), to).await?;
+            },
+        }
+    }
 }
 
 /// A connection that is ours now; the answer's head has reached the client's socket.
@@ -341,7 +398,7 @@ impl Taken {
         let (container_out, container_in) = container.into_split();
         let output = async {
             let mut from = tokio::io::BufReader::with_capacity(COPY_BUFFER, container_out);
-            let copied = tokio::io::copy_buf(&mut from, &mut client_out).await;
+            let copied = policy.framing.copy(&mut from, &mut client_out).await;
             if copied.is_ok() {
                 settled.await;
             }
@@ -506,6 +563,32 @@ mod tests {
     }
 
     const ATTACH: &[u8] = b"POST /v1.24/containers/x/attach?stream=1 HTTP/1.1\r\nHost: d\r\n\r\n";
+
+    #[test]
+    fn output_is_framed_as_the_client_reads_it() {
+        let framed = b"\x01\0\0\0\0\0\0\x03out\x02\0\0\0\0\0\0\x04errs";
+        let copied = |framing: Framing, from: &[u8]| {
+            let rt = tokio::runtime::Builder::new_current_thread().build();
+            let (mut from, mut to) = (from, Vec::new());
+            let copied = rt.unwrap().block_on(framing.copy(&mut from, &mut to));
+            copied.map(|()| to)
+        };
+        for (tty, raw, from, want) in [
+            (true, true, &b"out"[..], &b"out"[..]),
+            (true, false, b"out", &framed[..11]),
+            (false, false, framed, framed),
+            (false, true, framed, b"outerrs"),
+            (true, false, b"", b""),
+            (false, true, b"", b""),
+        ] {
+            let framing = Framing::between(tty, raw);
+            assert_eq!(copied(framing, from).unwrap(), want, "{framing:?}");
+        }
+        assert!(
+            copied(Framing::Remove, &framed[..5]).is_err(),
+            "half a header"
+        );
+    }
 
     #[test]
     fn a_plain_hijack_becomes_connect_and_its_bytes_pass() {

@@ -199,13 +199,13 @@ fn finished<T>(done: Done<T>, last: impl FnOnce(T) -> Vec<ProgressMessage>) -> A
             format!("the call ended early: {e}"),
         )
     })??;
-    let lines: Vec<u8> = last(value).iter().flat_map(json_line).collect();
-    let response: Response<Body> = super::answer::with_type(
-        StatusCode::OK,
-        "application/json",
-        Body::Full(Bytes::from(lines)),
-    );
-    Ok(response)
+    Ok(lines(&last(value)))
+}
+
+fn lines(messages: &[ProgressMessage]) -> Response<Body> {
+    let lines: Vec<u8> = messages.iter().flat_map(json_line).collect();
+    let lines = Body::Full(Bytes::from(lines));
+    super::answer::with_type(StatusCode::OK, "application/json", lines)
 }
 
 fn end<T>(done: Done<T>, last: impl FnOnce(T) -> Vec<ProgressMessage>) -> Vec<Bytes> {
@@ -260,7 +260,7 @@ pub(super) async fn load(call: Call) -> Answer {
         return Err(Failure::not_built("load of one platform of an archive"));
     }
     let quiet = call.query.on("quiet");
-    watched(call, quiet, Load, |images| {
+    let answer = watched(call, quiet, Load, |images| {
         let mut lines = Vec::new();
         for image in images {
             if image.names.is_empty() {
@@ -275,7 +275,10 @@ pub(super) async fn load(call: Call) -> Answer {
         }
         lines
     })
-    .await
+    .await;
+    // as dockerd: what is wrong with an archive is the last line of its progress, also of a silent one
+    let failed = |f: Failure| vec![ProgressMessage::failure(&f.message)];
+    answer.or_else(|failure| Ok(lines(&failed(failure))))
 }
 
 fn said(stream: String) -> ProgressMessage {

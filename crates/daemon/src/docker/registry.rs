@@ -14,8 +14,16 @@ use super::images::{AsyncWork, watched};
 
 const HEADER: &str = "x-registry-auth";
 
-/// Who asks, by the header; nobody where there is none.
-fn credentials(headers: &HeaderMap) -> Result<Credentials, Failure> {
+/// Who asks, by the header; nobody where there is none, or one that can't be read: dockerd does so "to
+/// increase compatibility", and its clients send such. A registry that wants to know refuses then.
+fn credentials(headers: &HeaderMap) -> Credentials {
+    read_header(headers).unwrap_or_else(|wrong| {
+        tracing::warn!("a request goes on as nobody's: {}", wrong.message);
+        Credentials::default()
+    })
+}
+
+fn read_header(headers: &HeaderMap) -> Result<Credentials, Failure> {
     let Some(value) = headers.get(HEADER).filter(|v| !v.is_empty()) else {
         return Ok(Credentials::default());
     };
@@ -25,7 +33,7 @@ fn credentials(headers: &HeaderMap) -> Result<Credentials, Failure> {
     if bytes.is_empty() || bytes == b"null" {
         return Ok(Credentials::default());
     }
-    let auth: AuthConfig = serde_json::from_slice(&bytes).map_err(|_| wrong())?;
+    let auth: AuthConfig = api::decode(&bytes).map_err(|_| wrong())?;
     of(auth)
 }
 
@@ -87,7 +95,7 @@ pub(super) async fn pull(call: Call, image: &str) -> Answer {
     let pull = Pull {
         reference: joined(image, tag),
         platform: call.query.text("platform").map(str::to_owned),
-        credentials: credentials(call.request.headers())?,
+        credentials: credentials(call.request.headers()),
     };
     watched(call, false, pull, |pulled: Pulled| {
         let what = if pulled.is_newer {
@@ -127,7 +135,7 @@ pub(super) async fn push(call: Call) -> Answer {
     }
     let push = Push {
         reference: joined(&call.param, call.query.text("tag")),
-        credentials: credentials(call.request.headers())?,
+        credentials: credentials(call.request.headers()),
     };
     watched(call, false, push, |pushed: Pushed| {
         let (tag, digest, size) = (pushed.tag, pushed.digest, pushed.size);
@@ -155,7 +163,7 @@ pub(super) async fn log_in(mut call: Call) -> Answer {
 }
 
 pub(super) async fn distribution(call: Call) -> Answer {
-    let credentials = credentials(call.request.headers())?;
+    let credentials = credentials(call.request.headers());
     let found = call.engine().distribution(&call.param, credentials).await?;
     ok(&DistributionInspect {
         descriptor: DistributionDescriptor {
@@ -182,7 +190,12 @@ mod tests {
     fn read(header: &str) -> Result<Credentials, Failure> {
         let mut headers = HeaderMap::new();
         headers.insert(HEADER, header.parse().unwrap());
-        credentials(&headers)
+        let read = read_header(&headers);
+        assert_eq!(
+            credentials(&headers).is_empty(),
+            read.as_ref().map_or(true, Credentials::is_empty)
+        );
+        read
     }
 
     #[test]
@@ -193,6 +206,9 @@ mod tests {
         let pair = api::base64::encode(b"c:d:e");
         let who = of(&format!(r#"{{"auth": "{pair}"}}"#)).unwrap();
         assert_eq!((who.user.as_str(), who.password.as_str()), ("c", "d:e"));
+        // bollard sends what it doesn't have as null
+        let who = of(r#"{"username": "a", "password": null, "auth": null}"#).unwrap();
+        assert_eq!((who.user.as_str(), who.password.as_str()), ("a", ""));
         for nobody in ["{}", "null"] {
             assert!(of(nobody).unwrap().is_empty(), "{nobody}");
         }

@@ -15,7 +15,7 @@ use hyper::{Method, Request, Response};
 
 use super::answer::{Answer, Body};
 use super::authz::{self, Asked};
-use super::call::{Call, Query, Received, percent};
+use super::call::{Call, Query, Upload, percent};
 use super::failure::Failure;
 use super::peer::Peer;
 use super::{
@@ -175,7 +175,13 @@ static ROUTES: LazyLock<Vec<Route>> = LazyLock::new(|| {
         GET "/plugins" absent::no_plugins;
         GET "/plugins/{name*}/json" absent::no_such_plugin;
         GET "/plugins/privileges" absent::plugins;
-        POST "/plugins/{name*}" absent::plugins;
+        POST "/plugins/create" absent::plugins;
+        POST "/plugins/pull" absent::plugins;
+        POST "/plugins/{name*}/enable" absent::no_such_plugin;
+        POST "/plugins/{name*}/disable" absent::no_such_plugin;
+        POST "/plugins/{name*}/set" absent::no_such_plugin;
+        POST "/plugins/{name*}/push" absent::no_such_plugin;
+        POST "/plugins/{name*}/upgrade" absent::no_such_plugin;
         DELETE "/plugins/{name*}" absent::no_such_plugin;
         POST "/session" absent::build;
         POST "/grpc" absent::build;
@@ -228,7 +234,7 @@ pub(super) async fn route(
         .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     let log = tracing::enabled!(tracing::Level::DEBUG)
         .then(|| format!("{} {}", request.method(), request.uri()));
-    let (name, mut response) = allowed(&api, peer, authz::received(request)).await;
+    let (name, mut response) = allowed(&api, peer, Upload::of(request)).await;
     let headers = response.headers_mut();
     for (name, value) in [
         ("api-version", "1.51"),
@@ -258,7 +264,7 @@ pub(super) async fn route(
 async fn allowed(
     api: &Arc<Api>,
     peer: &Peer,
-    request: Request<Received>,
+    request: Request<Upload>,
 ) -> (&'static str, Response<Body>) {
     // the audit's line is there before the handler: it is written too where the client goes meanwhile
     let entry = api.audit.begin(peer, &request);
@@ -282,13 +288,13 @@ async fn asked(
     api: &Arc<Api>,
     plugins: &[String],
     peer: &Peer,
-    request: Request<Received>,
+    mut request: Request<Upload>,
 ) -> (&'static str, Response<Body>, Option<String>) {
     let refused = |refusal: authz::Refusal| {
         let by = format!("plugin {}", refusal.plugin);
         ("none", refusal.failure.response(), Some(by))
     };
-    let (asked, request) = match Asked::before(plugins, peer, request).await {
+    let asked = match Asked::before(plugins, peer, &mut request).await {
         Ok(asked) => asked,
         Err(refusal) => return refused(refusal),
     };
@@ -299,7 +305,7 @@ async fn asked(
     }
 }
 
-async fn handled(api: Arc<Api>, request: Request<Received>) -> (&'static str, Response<Body>) {
+async fn handled(api: Arc<Api>, request: Request<Upload>) -> (&'static str, Response<Body>) {
     match find(api, request) {
         Ok((route, call)) => {
             let answer = (route.handler)(call).await;
@@ -309,7 +315,7 @@ async fn handled(api: Arc<Api>, request: Request<Received>) -> (&'static str, Re
     }
 }
 
-fn find(api: Arc<Api>, request: Request<Received>) -> Result<(&'static Route, Call), Failure> {
+fn find(api: Arc<Api>, request: Request<Upload>) -> Result<(&'static Route, Call), Failure> {
     let (version, path) = version(request.uri().path())?;
     // see `hijack`
     let method = if request.method() == Method::CONNECT {

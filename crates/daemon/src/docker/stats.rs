@@ -4,9 +4,10 @@ use std::io;
 use std::time::Duration;
 
 use api::stats::{
-    BlkioEntry, BlkioStats, CpuStats, CpuUsage, MemoryStats, PidsStats, Stats, ThrottlingData,
+    BlkioEntry, BlkioStats, CpuStats, CpuUsage, MemoryStats, NetworkStats, PidsStats, Stats,
+    ThrottlingData,
 };
-use engine::{Engine, StatsSample};
+use engine::{Engine, InterfaceCounters, StatsSample};
 use tokio::sync::mpsc;
 
 use super::answer::{Answer, channel, json_line, ok};
@@ -95,6 +96,20 @@ fn cpu(s: &StatsSample) -> CpuStats {
     }
 }
 
+fn network((name, of): (&String, &InterfaceCounters)) -> (String, NetworkStats) {
+    let counters = NetworkStats {
+        rx_bytes: of.rx_bytes,
+        rx_packets: of.rx_packets,
+        rx_errors: of.rx_errors,
+        rx_dropped: of.rx_dropped,
+        tx_bytes: of.tx_bytes,
+        tx_packets: of.tx_packets,
+        tx_errors: of.tx_errors,
+        tx_dropped: of.tx_dropped,
+    };
+    (name.clone(), counters)
+}
+
 fn wire(s: &StatsSample, before: Option<&StatsSample>) -> Stats {
     let blkio = |value: fn(&engine::BlkioEntry) -> u64| {
         let entries = s.blkio.iter().map(|b| BlkioEntry {
@@ -129,6 +144,7 @@ fn wire(s: &StatsSample, before: Option<&StatsSample>) -> Stats {
             failcnt: s.memory_failcnt,
             limit: s.memory_limit,
         },
+        networks: s.interfaces.iter().map(network).collect(),
         ..Stats::default()
     }
 }

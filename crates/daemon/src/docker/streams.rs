@@ -42,6 +42,7 @@ pub(super) async fn attach(mut call: Call) -> Answer {
             stdin,
             tty,
             detach: keys,
+            framing: hijack::Framing::AsItComes,
         },
     ));
     let framed = !tty && call.version.at_least(42);

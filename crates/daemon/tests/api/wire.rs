@@ -282,3 +282,47 @@ fn networks_that_are_there_without_any_of_ours() {
         .json();
     assert_eq!(filtered.as_array().unwrap().len(), 1);
 }
+
+/// A client that is still sending sees its answer, and no broken pipe; the connection goes on.
+#[test]
+fn what_is_refused_is_read_first() {
+    let engine = Instance::new();
+    let mut stream = connect(&engine);
+    let body = vec![0; 4 << 20];
+    for path in ["/build", "/containers/nobody/archive?path=/", "/nowhere"] {
+        let method = if path.contains("archive") {
+            "PUT"
+        } else {
+            "POST"
+        };
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
+        stream.write_all(head.as_bytes()).unwrap();
+        stream
+            .write_all(&body)
+            .unwrap_or_else(|e| panic!("{path}: {e}"));
+        let mut answer = vec![0; 4096];
+        let n = stream.read(&mut answer).unwrap();
+        let text = String::from_utf8_lossy(&answer[..n]).into_owned();
+        assert!(
+            text.starts_with("HTTP/1.1 404") || text.starts_with("HTTP/1.1 501"),
+            "{path}: {text}"
+        );
+    }
+}
+
+/// As dockerd: its clients look for the error in the stream.
+#[test]
+fn an_archive_that_is_none_is_told_in_the_stream() {
+    let engine = Instance::new();
+    let api = engine.api();
+    let loaded = api.upload("POST", "/images/load?quiet=1", b"abc").unwrap();
+    assert_eq!(loaded.status, 200, "{loaded:?}");
+    assert!(!loaded.is_ok(), "{loaded:?}");
+    let told = loaded.json();
+    assert_eq!(told["error"], told["errorDetail"]["message"], "{loaded:?}");
+    let imported = api.upload("POST", "/images/create?fromSrc=-&repo=x", b"abc");
+    assert_eq!(imported.unwrap().status, 400);
+}
