@@ -75,6 +75,7 @@ pub struct ContainerDefaults {
     pub cgroupns_mode: NamespaceMode,
     pub init: bool,
     pub no_new_privileges: bool,
+    pub restart_unhealthy: bool,
     pub log: LogSpec,
 }
 
@@ -423,6 +424,7 @@ fn apply(config: &mut Config, key: &Key, values: &[String]) -> Result<(), String
                 _ => return Err("must be private or host".to_owned()),
             }
         }
+        "restart-unhealthy" => config.defaults.restart_unhealthy = boolean(last)?,
         "init" => config.defaults.init = boolean(last)?,
         "no-new-privileges" => config.defaults.no_new_privileges = boolean(last)?,
         "insecure-registry" => config.registries.insecure = values.to_vec(),

@@ -57,6 +57,7 @@ fn run_view(run: &RunConfig) -> ImageConfig {
             .as_ref()
             .and_then(|h| serde_json::from_value(h.clone()).ok()),
         shell: run.shell.clone(),
+        on_build: run.on_build.clone(),
     }
 }
 
@@ -430,7 +431,7 @@ pub(crate) async fn commit(
         author: options.author,
         message: options.comment,
         changes: options.changes,
-        config: run_config(&record.spec),
+        config: merged(&options.config, run_config(&record.spec)),
         exclude,
         ..CommitRequest::default()
     };
@@ -473,8 +474,54 @@ fn run_config(spec: &ContainerSpec) -> RunConfig {
             .health
             .as_ref()
             .and_then(|h| serde_json::to_value(h).ok()),
+        on_build: spec.on_build.clone(),
         ..RunConfig::default()
     }
+}
+
+/// As dockerd: what is asked for, and where it says nothing what the container has.
+/// source: moby, daemon/commit.go, merge
+fn merged(asked: &ImageConfig, own: RunConfig) -> RunConfig {
+    let key = |entry: &str| entry.split('=').next().unwrap_or_default().to_owned();
+    let mut out = own;
+    if !asked.user.is_empty() {
+        out.user.clone_from(&asked.user);
+    }
+    for entry in &asked.env {
+        out.env.retain(|e| key(e) != key(entry));
+    }
+    out.env.splice(0..0, asked.env.iter().cloned());
+    let set = |list: &[String]| -> Vec<_> {
+        let keys = list.iter().cloned();
+        keys.map(|k| (k, serde_json::json!({}))).collect()
+    };
+    out.exposed_ports.extend(set(&asked.exposed_ports));
+    out.volumes.extend(set(&asked.volumes));
+    out.labels.extend(asked.labels.clone());
+    // a new program does not run with the old one's arguments
+    let entrypoint = asked.entrypoint.clone().filter(|e| !e.is_empty());
+    let cmd = asked.cmd.clone().filter(|c| !c.is_empty());
+    if entrypoint.is_some() {
+        (out.entrypoint, out.cmd) = (entrypoint, cmd);
+    } else if cmd.is_some() {
+        out.cmd = cmd;
+    }
+    if !asked.working_dir.is_empty() {
+        out.working_dir.clone_from(&asked.working_dir);
+    }
+    if let Some(signal) = asked.stop_signal.as_ref().filter(|s| !s.is_empty()) {
+        out.stop_signal.clone_from(signal);
+    }
+    if let Some(health) = &asked.health {
+        out.healthcheck = serde_json::to_value(health).ok();
+    }
+    if asked.shell.is_some() {
+        out.shell.clone_from(&asked.shell);
+    }
+    if !asked.on_build.is_empty() {
+        out.on_build.clone_from(&asked.on_build);
+    }
+    out
 }
 
 pub(crate) async fn fsck(engine: &Arc<Inner>, repair: bool) -> Result<crate::FsckReport, Error> {

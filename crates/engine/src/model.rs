@@ -36,6 +36,9 @@ pub struct ContainerSpec {
     pub stop_timeout: Option<i64>,
     /// Absent fields are the image's, merged in at create.
     pub health: Option<HealthSpec>,
+    /// Of images that are made from images that are made of it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub on_build: Vec<String>,
     pub host: HostSpec,
 }
 
@@ -60,6 +63,9 @@ pub struct HealthSpec {
 #[serde(default)]
 pub struct HostSpec {
     pub mounts: Vec<MountSpec>,
+    /// What the daemon's default was when it was made; its label says otherwise.
+    #[serde(skip_serializing_if = "is_false")]
+    pub restart_unhealthy: bool,
     /// Destination to mount options (`size=64m,mode=1777`).
     pub tmpfs: BTreeMap<String, String>,
     pub network: NetworkMode,

@@ -338,6 +338,8 @@ pub struct CommitOptions {
     pub comment: String,
     /// Freeze it meanwhile.
     pub pause: bool,
+    /// What the image runs, where it says anything; the rest is the container's.
+    pub config: ImageConfig,
     /// Dockerfile instructions: `CMD ["x"]`, `ENV A=b`...
     pub changes: Vec<String>,
 }
@@ -410,6 +412,7 @@ pub struct ImageConfig {
     pub health: Option<crate::model::HealthSpec>,
     /// Shell form was used: entrypoint joins as one word.
     pub shell: Option<Vec<String>>,
+    pub on_build: Vec<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

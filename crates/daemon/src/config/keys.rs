@@ -266,6 +266,11 @@ pub(super) const KEYS: &[Key] = &[
         "Run an init in containers that do not say",
     ),
     yes(
+        "restart-unhealthy",
+        Kind::Bool,
+        "Restart containers that become unhealthy, where their label does not say",
+    ),
+    yes(
         "no-new-privileges",
         Kind::Bool,
         "For containers that do not say",

@@ -9,7 +9,7 @@ use engine::{ChangeKind, CommitOptions, ConsoleSize, RemoveOptions, WaitConditio
 use super::answer::{Answer, created, json_line, later, no_content, ok};
 use super::call::{Call, Query};
 use super::failure::Failure;
-use super::translate::{create as request, inspect as view};
+use super::translate::{create as request, inspect as view, versions};
 
 pub(super) async fn create(mut call: Call) -> Answer {
     let name = call
@@ -23,8 +23,10 @@ pub(super) async fn create(mut call: Call) -> Answer {
     if let Some(platform) = platform.filter(|p| !p.starts_with("linux")) {
         return Err(Failure::not_built(format!("the platform {platform:?}")));
     }
-    let body: CreateRequest = call.json().await?;
-    let spec = request::spec(body, &call.api.config.defaults)?;
+    let mut body: CreateRequest = call.json().await?;
+    versions::asked(&mut body, call.version)?;
+    let mut spec = request::spec(body, &call.api.config.defaults)?;
+    versions::meant(&mut spec, call.version);
     let engine = call.engine().clone();
     let made = call
         .change(async move { engine.create(name, spec).await })
@@ -49,6 +51,7 @@ fn container_name(name: &str) -> Result<(), Failure> {
 pub(super) async fn inspect(call: Call) -> Answer {
     let found = call.engine().find(&call.param)?;
     let mut document = view::container(&found, &call.engine().info().driver);
+    versions::container(&mut document, call.version);
     if call.query.on("size") {
         let size = call.engine().container_size(found.id()).await?;
         document.size_rw = i64::try_from(size.size_rw).ok();
@@ -135,7 +138,10 @@ pub(super) async fn remove(call: Call) -> Answer {
 }
 
 pub(super) async fn update(mut call: Call) -> Answer {
-    let body: UpdateRequest = call.json().await?;
+    let mut body: UpdateRequest = call.json().await?;
+    if !call.version.at_least(40) {
+        body.resources.pids_limit = None;
+    }
     let wanted = request::update(body)?;
     let (engine, id) = (call.engine().clone(), call.param.clone());
     let warnings = call
@@ -230,11 +236,6 @@ pub(super) async fn prune(call: Call) -> Answer {
 
 pub(super) async fn commit(mut call: Call) -> Answer {
     let config: Config = call.json_or_default().await?;
-    if config != Config::default() {
-        return Err(Failure::not_built(
-            "a configuration in the body of commit (use the parameter changes)",
-        ));
-    }
     let Some(id) = call.query.text("container").map(str::to_owned) else {
         return Err(Failure::invalid("the parameter container must name one"));
     };
@@ -243,6 +244,7 @@ pub(super) async fn commit(mut call: Call) -> Answer {
         author: call.query.get("author").unwrap_or_default().to_owned(),
         comment: call.query.get("comment").unwrap_or_default().to_owned(),
         pause: call.query.on_or("pause", true),
+        config: request::image_config(config)?,
         changes: super::images::change_lines(&call.query),
     };
     let engine = call.engine().clone();

@@ -12,7 +12,7 @@ use super::answer::{Answer, Body, channel, empty, json_line, ok};
 use super::call::{Call, Query};
 use super::failure::Failure;
 use super::time;
-use super::translate::summary;
+use super::translate::{summary, versions};
 
 /// Lines of progress that wait for a slow client; more are dropped, as progress is.
 const PROGRESS_DEPTH: usize = 64;
@@ -40,14 +40,7 @@ pub(super) async fn inspect(call: Call) -> Answer {
     let view = call.engine().image(&call.param)?;
     let driver = call.engine().info().driver;
     let document = summary::image_inspect(&view, call.version, &driver);
-    if call.version.at_least(50) {
-        return ok(&document);
-    }
-    // older clients read a container's configuration, with all its fields
-    let mut old = serde_json::to_value(&document).map_err(|e| Failure::invalid(e.to_string()))?;
-    old["Config"] = serde_json::to_value(summary::image_config_before_1_50(&view.config))
-        .map_err(|e| Failure::invalid(e.to_string()))?;
-    ok(&old)
+    ok(&versions::image(&document, &view.config, call.version)?)
 }
 
 pub(super) async fn history(call: Call) -> Answer {

@@ -10,7 +10,7 @@ use super::answer::{Answer, ok};
 use super::call::Call;
 use super::failure::Failure;
 use super::time;
-use super::translate::{inspect, summary};
+use super::translate::{inspect, summary, versions};
 
 const CONTAINER_FILTERS: &[&str] = &[
     "ancestor",
@@ -55,6 +55,9 @@ pub(super) async fn containers(call: Call) -> Answer {
         .take(limit.unwrap_or(usize::MAX))
         .collect();
     let mut lines: Vec<_> = chosen.iter().map(|view| summary::container(view)).collect();
+    for line in &mut lines {
+        versions::line(line, call.version);
+    }
     if call.query.on("size") {
         for line in &mut lines {
             let size = engine.container_size(&line.id).await?;
@@ -285,12 +288,10 @@ pub(super) async fn images(call: Call) -> Answer {
                 continue;
             }
         }
+        let users = snapshot.containers.iter();
+        let users = users.filter(|c| c.record.image_id == view.id).count();
+        versions::image_line(&mut line, call.version, users);
         if call.query.on("shared-size") || call.query.on("containers") {
-            let users = snapshot
-                .containers
-                .iter()
-                .filter(|c| c.record.image_id == view.id)
-                .count();
             line.containers = i64::try_from(users).unwrap_or(i64::MAX);
         }
         lines.push(line);

@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 use super::answer::{Answer, channel, json_line};
 use super::call::Call;
 use super::failure::Failure;
+use super::translate::versions;
 use super::{Counted, hijack, time};
 
 pub(super) async fn attach(mut call: Call) -> Answer {
@@ -185,6 +186,8 @@ pub(super) async fn events(call: Call) -> Answer {
         ));
     }
     let fits = |t: i128| i64::try_from(t).unwrap_or(if t < 0 { i64::MIN } else { i64::MAX });
+    let version = call.version;
+    let told = move |e: &Arc<engine::Event>| versions::tells(e, version) && matches(e, &filters);
     let (past, mut coming) = call.engine().events(since.map(fits), until.map(fits));
     let counted = Counted::new(&call.api, |api| &api.listeners);
     let (out, body) = mpsc::channel(64);
@@ -192,7 +195,7 @@ pub(super) async fn events(call: Call) -> Answer {
         let _counted = counted;
         // as dockerd: either of the two asks for what was
         if since.is_some() || until.is_some() {
-            for event in past.iter().filter(|e| matches(e, &filters)) {
+            for event in past.iter().filter(|e| told(e)) {
                 if out.send(Ok(json_line(&wire(event)))).await.is_err() {
                     return;
                 }
@@ -208,7 +211,7 @@ pub(super) async fn events(call: Call) -> Answer {
                 () = out.closed() => return,
             };
             let chunk = match next {
-                Ok(event) if matches(&event, &filters) => Ok(json_line(&wire(&event))),
+                Ok(event) if told(&event) => Ok(json_line(&wire(&event))),
                 Ok(_) => continue,
                 Err(RecvError::Closed) => return,
                 // a client this slow must not take the rest for all there was

@@ -16,7 +16,7 @@ use hyper::header::{CACHE_CONTROL, HeaderName, HeaderValue, PRAGMA};
 use super::answer::{Answer, Body, ok, with_type};
 use super::call::Call;
 use super::failure::Failure;
-use super::translate::summary;
+use super::translate::{summary, versions};
 use super::{time, volumes};
 
 pub(super) async fn ping(call: Call) -> Answer {
@@ -127,7 +127,7 @@ pub(super) async fn info(call: Call) -> Answer {
     let own = Runtime {
         path: "plimsoll".to_owned(),
     };
-    ok(&Info {
+    let document = Info {
         id: engine.id,
         containers: count(engine.containers),
         containers_running: count(engine.running),
@@ -183,7 +183,8 @@ pub(super) async fn info(call: Call) -> Answer {
         security_options: engine.security_options,
         warnings: Some(engine.warnings).filter(|w| !w.is_empty()),
         ..Info::default()
-    })
+    };
+    ok(&versions::info(&document, call.version)?)
 }
 
 /// `type` limits what is counted; several may be given.
@@ -201,6 +202,7 @@ pub(super) async fn df(call: Call) -> Answer {
     let signed = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
     let images = snapshot.images.iter().map(|view| {
         let mut line = summary::image(view, call.version);
+        versions::image_line(&mut line, call.version, 0);
         if let Some(of) = usage.images.iter().find(|u| u.id == view.id) {
             (line.size, line.shared_size, line.containers) =
                 (signed(of.size), signed(of.shared), signed(of.containers));
@@ -209,6 +211,7 @@ pub(super) async fn df(call: Call) -> Answer {
     });
     let containers = snapshot.containers.iter().map(|view| {
         let mut line = summary::container(view);
+        versions::line(&mut line, call.version);
         if let Some(of) = usage.containers.iter().find(|u| u.id == view.id()) {
             (line.size_rw, line.size_root_fs) = (signed(of.size_rw), signed(of.size_root_fs));
         }

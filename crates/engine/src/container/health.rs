@@ -12,10 +12,10 @@ use super::actor::{Actor, Internal, Then};
 use super::{Live, exec};
 use crate::error::Error;
 use crate::inner::Inner;
-use crate::model::{ContainerRecord, HealthSpec, Phase};
+use crate::model::{ContainerRecord, HealthSpec, NamespaceMode, NetworkMode, Phase};
 use crate::views::ExecSpec;
 
-/// Set to `true`, a container that becomes unhealthy is stopped and started again.
+/// `true`: a container that becomes unhealthy is stopped and started again; `false`: not, whatever the daemon's default is.
 pub(crate) const RESTART_LABEL: &str = "plimsoll.restart-on-unhealthy";
 
 const SECOND: i64 = 1_000_000_000;
@@ -178,14 +178,38 @@ impl Actor {
         if now == before {
             return;
         }
-        self.emit(format!("health_status: {}", word(now)), &[]);
-        let labels = &self.record.spec.labels;
-        let restarts = labels.get(RESTART_LABEL).is_some_and(|v| v == "true");
+        let dependents = match now {
+            HealthStatus::Unhealthy => self.dependents(),
+            _ => Vec::new(),
+        };
+        let more = [("dependents", dependents.join(","))];
+        let told = if dependents.is_empty() {
+            &[][..]
+        } else {
+            &more
+        };
+        self.emit(format!("health_status: {}", word(now)), told);
+        let spec = &self.record.spec;
+        let label = spec.labels.get(RESTART_LABEL);
+        let restarts = label.map_or(spec.host.restart_unhealthy, |v| v == "true");
         if now == HealthStatus::Unhealthy && restarts && self.phase == Phase::Running {
             let (reply, nobody_waits) = tokio::sync::oneshot::channel();
             drop(nobody_waits);
             self.stop(None, None, reply, Then::Again).await;
         }
+    }
+
+    /// Names of those that need it: they are in its namespaces, have its volumes or a link to it, or Compose started
+    /// them after it.
+    fn dependents(&self) -> Vec<String> {
+        let views = self.engine.containers.views();
+        let others = views.iter().filter(|v| v.id() != self.record.id);
+        let mut names: Vec<String> = others
+            .filter(|v| depends(&v.record, &self.record))
+            .map(|v| v.record.name.clone())
+            .collect();
+        names.sort();
+        names
     }
 
     /// As dockerd: what is not checked any more is not healthy.
@@ -194,6 +218,37 @@ impl Actor {
             Arc::make_mut(health).status = HealthStatus::Unhealthy;
         }
     }
+}
+
+fn depends(one: &ContainerRecord, on: &ContainerRecord) -> bool {
+    let host = &one.spec.host;
+    let is_it = |name: &str| {
+        let name = name.trim_start_matches('/');
+        name == on.name || (name.len() >= 12 && on.id.starts_with(name))
+    };
+    let joins = |mode: &NamespaceMode| matches!(mode, NamespaceMode::Container(c) if is_it(c));
+    let first = |text: &str| is_it(text.split(':').next().unwrap_or_default());
+    matches!(&host.network, NetworkMode::Container(c) if is_it(c))
+        || [&host.pid_mode, &host.ipc_mode].into_iter().any(joins)
+        || host.volumes_from.iter().any(|v| first(v))
+        || host.links.iter().any(|l| first(l))
+        || is_composed_after(one, on)
+}
+
+/// Compose writes `db:service_healthy:false,cache:service_started:false`.
+fn is_composed_after(one: &ContainerRecord, on: &ContainerRecord) -> bool {
+    const PROJECT: &str = "com.docker.compose.project";
+    const SERVICE: &str = "com.docker.compose.service";
+    const AFTER: &str = "com.docker.compose.depends_on";
+    let label = |r: &ContainerRecord, key: &str| r.spec.labels.get(key).cloned();
+    let (Some(project), Some(service)) = (label(on, PROJECT), label(on, SERVICE)) else {
+        return false;
+    };
+    let after = label(one, AFTER).unwrap_or_default();
+    let mut services = after
+        .split(',')
+        .map(|s| s.split(':').next().unwrap_or_default());
+    label(one, PROJECT) == Some(project) && services.any(|s| s == service)
 }
 
 /// Docker's word for it.

@@ -166,18 +166,16 @@ fn an_ephemeral_container_lives_as_long_as_the_boot() {
 }
 
 #[test]
-fn an_anonymous_volume_has_64_hex_digits_and_options_are_refused_by_name() {
+fn an_anonymous_volume_has_64_hex_digits_and_options_are_kept() {
     let dir = crate::scratch();
     let (store, _) = open(dir.path(), "a");
     let volume = store.volume_create(&store::NewVolume::default()).unwrap();
     assert!(volume.anonymous && volume.name.len() == 64);
     assert!(volume.name.bytes().all(|b| b.is_ascii_hexdigit()));
-    let mut odd = store::NewVolume::default();
-    odd.options.insert("o".to_owned(), "size=1g".to_owned());
-    assert_eq!(
-        store.volume_create(&odd).unwrap_err().to_string(),
-        "the volume option o isn't supported"
-    );
+    let mut with = store::NewVolume::default();
+    with.options.insert("o".to_owned(), "size=1g".to_owned());
+    let made = store.volume_create(&with).unwrap();
+    assert_eq!(store.volume(&made.name).unwrap().options, with.options);
     for bad in ["..", "a/b", "x", "-ab", ".ab"] {
         let new = store::NewVolume {
             name: bad.to_owned(),

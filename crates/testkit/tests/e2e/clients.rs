@@ -181,6 +181,55 @@ fn commit_keeps_what_was_written() {
     }
 }
 
+/// What SDKs send with a commit: it goes before the container's own, and instructions before both.
+#[test]
+fn commit_takes_a_configuration() {
+    let instance = Instance::with_busybox();
+    let id = instance.create_with(
+        "box",
+        &["sleep", "1"],
+        serde_json::json!({"Env": ["A=1", "B=2"], "WorkingDir": "/w", "Labels": {"own": "1"}, "OnBuild": ["RUN true"],
+            "NetworkDisabled": true}),
+    );
+    assert_eq!(instance.inspect(&id)["HostConfig"]["NetworkMode"], "none");
+    let body = serde_json::json!({"Cmd": ["echo", "made"], "Env": ["B=3", "C=4"], "Labels": {"asked": "2"}});
+    let path = "/commit?container=box&repo=made&tag=1&changes=ENV%20D=5";
+    instance.answered(instance.api().post(path, &body)).ok();
+    let shown = instance
+        .api()
+        .get("/images/made:1/json")
+        .unwrap()
+        .ok()
+        .json();
+    let config = &shown["Config"];
+    assert_eq!(
+        config["Cmd"],
+        serde_json::json!(["echo", "made"]),
+        "{config}"
+    );
+    let env: Vec<&str> = config["Env"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|e| e.as_str().unwrap())
+        .collect();
+    for entry in ["A=1", "B=3", "C=4", "D=5"] {
+        assert!(env.contains(&entry), "{env:?}");
+    }
+    assert!(!env.contains(&"B=2"), "{env:?}");
+    assert_eq!(config["WorkingDir"], "/w", "{config}");
+    assert_eq!(
+        config["Labels"],
+        serde_json::json!({"own": "1", "asked": "2"}),
+        "{config}"
+    );
+    assert_eq!(
+        config["OnBuild"],
+        serde_json::json!(["RUN true"]),
+        "{config}"
+    );
+}
+
 #[test]
 fn cp_in_and_out() {
     let instance = Instance::with_busybox();

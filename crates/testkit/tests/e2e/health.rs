@@ -137,6 +137,67 @@ fn an_unhealthy_container_is_restarted_where_its_label_says_so() {
     assert_eq!(instance.inspect(&id)["RestartCount"], 1);
 }
 
+/// The daemon's default, unless a label says otherwise; and who needs it is told with the event.
+#[test]
+fn an_unhealthy_container_s_dependents_are_told_and_the_default_restarts_it() {
+    let mut instance = Instance::prepared().arguments(&["--restart-unhealthy"]);
+    instance.start();
+    instance.load(&testkit::image::Image::busybox().unwrap());
+    let script = "rm -f /ill; exec sleep 1000";
+    let composed = |service: &str, after: &str| {
+        json!({"com.docker.compose.project": "p", "com.docker.compose.service": service,
+            "com.docker.compose.depends_on": after})
+    };
+    let mut body = check("test ! -e /ill", json!({}));
+    body["Labels"] = composed("db", "");
+    body["StopTimeout"] = json!(0);
+    let id = instance.create_with("db", &["sh", "-c", script], body.clone());
+    body["Labels"] = json!({"plimsoll.restart-on-unhealthy": "false"});
+    let kept = instance.create_with("kept", &["sh", "-c", script], body);
+    let plain = |name: &str, fields: Value| instance.create_with(name, &["true"], fields);
+    plain(
+        "joined",
+        json!({"HostConfig": {"NetworkMode": "container:db"}}),
+    );
+    plain(
+        "after",
+        json!({"Labels": composed("web", "cache:service_started:false,db:service_healthy:false")}),
+    );
+    plain(
+        "apart",
+        json!({"Labels": composed("other", "cache:service_started:false")}),
+    );
+    for id in [&id, &kept] {
+        instance.start_container(id);
+        becomes(&instance, id, "healthy");
+    }
+    let first = instance.inspect(&id)["State"]["Pid"].clone();
+    for name in ["db", "kept"] {
+        instance.plimsoll(&["exec", name, "touch", "/ill"]);
+    }
+    until("a new run", PATIENCE, || {
+        let state = instance.inspect(&id)["State"].clone();
+        (state["Running"] == true && state["Pid"] != first && state["Pid"] != 0).then_some(())
+    });
+    becomes(&instance, &kept, "unhealthy");
+    assert_eq!(instance.inspect(&kept)["RestartCount"], 0);
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let path = format!("/events?since=0&until={}", now.unwrap().as_secs() + 1);
+    let events = instance.api().get(&path).unwrap().ok().text();
+    let events: Vec<Value> = events
+        .lines()
+        .map(|l| serde_json::from_str(l).unwrap())
+        .collect();
+    let of = |name: &str| {
+        let told = |e: &&Value| {
+            e["Action"] == "health_status: unhealthy" && e["Actor"]["Attributes"]["name"] == name
+        };
+        events.iter().find(told).expect(name)["Actor"]["Attributes"]["dependents"].clone()
+    };
+    assert_eq!(of("db"), "after,joined");
+    assert_eq!(of("kept"), Value::Null);
+}
+
 #[test]
 fn the_command_line_s_flags_and_none() {
     let instance = Instance::with_busybox();

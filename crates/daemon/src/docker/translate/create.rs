@@ -51,6 +51,10 @@ pub(crate) fn spec(
     let links = links(&host_config)?;
     let volumes_from = host_config.volumes_from.clone().unwrap_or_default();
     let mut host = host(host_config, defaults)?;
+    host.restart_unhealthy = defaults.restart_unhealthy;
+    if config.network_disabled {
+        host.network = NetworkMode::None;
+    }
     host.volumes_from = volumes_from;
     host.links = links;
     host.ports = ports(bindings)?;
@@ -90,15 +94,39 @@ pub(crate) fn spec(
         volumes: volumes.unwrap_or_default().into_keys().collect(),
         stop_signal: Some(config.stop_signal).filter(|s| !s.is_empty()),
         stop_timeout: config.stop_timeout,
-        health: config.healthcheck.map(|h| HealthSpec {
-            test: h.test,
-            interval: h.interval,
-            timeout: h.timeout,
-            start_period: h.start_period,
-            start_interval: h.start_interval,
-            retries: h.retries,
-        }),
+        health: config.healthcheck.map(health),
+        on_build: config.on_build.unwrap_or_default(),
         host,
+    })
+}
+
+fn health(h: api::container::HealthConfig) -> HealthSpec {
+    HealthSpec {
+        test: h.test,
+        interval: h.interval,
+        timeout: h.timeout,
+        start_period: h.start_period,
+        start_interval: h.start_interval,
+        retries: h.retries,
+    }
+}
+
+/// The part of a container's configuration that an image has.
+pub(crate) fn image_config(c: Config) -> Result<engine::ImageConfig, Failure> {
+    unbuilt::config(&c)?;
+    Ok(engine::ImageConfig {
+        user: c.user,
+        exposed_ports: c.exposed_ports.unwrap_or_default().into_keys().collect(),
+        env: c.env.unwrap_or_default(),
+        entrypoint: c.entrypoint,
+        cmd: c.cmd,
+        volumes: c.volumes.unwrap_or_default().into_keys().collect(),
+        working_dir: c.working_dir,
+        labels: c.labels.unwrap_or_default(),
+        stop_signal: Some(c.stop_signal).filter(|s| !s.is_empty()),
+        health: c.healthcheck.map(health),
+        shell: c.shell,
+        on_build: c.on_build.unwrap_or_default(),
     })
 }
 

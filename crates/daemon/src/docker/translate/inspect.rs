@@ -200,6 +200,7 @@ fn config(view: &ContainerView) -> Config {
         stop_signal: spec.stop_signal.clone().unwrap_or_default(),
         stop_timeout: spec.stop_timeout,
         healthcheck: spec.health.as_ref().map(health_config),
+        on_build: Some(spec.on_build.clone()).filter(|l| !l.is_empty()),
         ..Config::default()
     }
 }

@@ -160,6 +160,7 @@ pub(crate) fn image_inspect(
             stop_signal: c.stop_signal.clone().unwrap_or_default(),
             healthcheck: c.health.as_ref().map(inspect::health_config),
             shell: c.shell.clone().unwrap_or_default(),
+            on_build: c.on_build.clone(),
             ..ImageConfig::default()
         },
         architecture: view.architecture.clone(),
@@ -204,6 +205,7 @@ pub(crate) fn image_config_before_1_50(c: &engine::ImageConfig) -> api::containe
         stop_signal: c.stop_signal.clone().unwrap_or_default(),
         healthcheck: c.health.as_ref().map(inspect::health_config),
         shell: c.shell.clone(),
+        on_build: Some(c.on_build.clone()).filter(|l| !l.is_empty()),
         ..api::container::Config::default()
     }
 }

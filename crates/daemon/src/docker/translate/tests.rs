@@ -37,7 +37,7 @@ const FULL: &str = r#"{
   "NetworkingConfig": {"EndpointsConfig": {"none": {"IPAMConfig": null, "Links": null, "Aliases": null, "MacAddress": ""}}}
 }"#;
 
-fn view(spec: ContainerSpec) -> ContainerView {
+pub(super) fn view(spec: ContainerSpec) -> ContainerView {
     let mounts = spec
         .host
         .mounts
@@ -136,8 +136,7 @@ fn a_line_of_ps() {
 fn what_is_not_built_is_refused_by_name() {
     let mut all = Vec::new();
     for part in [
-        r#""NetworkDisabled": true"#,
-        r#""OnBuild": ["x"]"#,
+        r#""ArgsEscaped": true"#,
         r#""HostConfig": {"VolumeDriver": "nfs"}"#,
         r#""HostConfig": {"StorageOpt": {"size": "1g"}}"#,
         r#""HostConfig": {"Runtime": "kata"}"#,

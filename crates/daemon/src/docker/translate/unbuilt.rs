@@ -21,8 +21,7 @@ fn some<T>(list: Option<&Vec<T>>) -> bool {
 }
 
 pub(super) fn config(c: &Config) -> Checked {
-    refuse(c.network_disabled, "NetworkDisabled (use --network none)")?;
-    refuse(some(c.on_build.as_ref()), "OnBuild")
+    refuse(c.args_escaped, "ArgsEscaped, of Windows,")
 }
 
 pub(super) fn host(h: &HostConfig) -> Checked {
@@ -35,7 +34,11 @@ pub(super) fn host(h: &HostConfig) -> Checked {
         h.storage_opt.as_ref().is_some_and(|o| !o.is_empty()),
         "StorageOpt (--storage-opt)",
     )?;
-    let runtime = matches!(h.runtime.as_str(), "" | "plimsoll");
+    // runc's names are what clients ask for where they mean the usual one
+    let runtime = matches!(
+        h.runtime.as_str(),
+        "" | "plimsoll" | "runc" | "io.containerd.runc.v2"
+    );
     refuse(
         !runtime,
         &format!(
