@@ -185,6 +185,17 @@ pub enum ExpandError {
     Word { word: String, reason: Box<Self> },
 }
 
+impl ExpandError {
+    /// The text may be right, but there is too much of it.
+    pub(crate) fn is_limit(&self) -> bool {
+        match self {
+            Self::Word { reason, .. } => reason.is_limit(),
+            Self::TooDeep | Self::TooLong | Self::Environment(_) | Self::Exhausted => true,
+            _ => false,
+        }
+    }
+}
+
 /// What is wrong with `RUN --mount=...`. source: Dockerfile reference, "RUN --mount"
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum MountProblem {

@@ -515,10 +515,15 @@ fn one_matches(token: &Token, c: char) -> bool {
 /// Any pattern, by all the places at once where it may be: in time proportional to the length of the
 /// path times that of the pattern.
 fn tokens_match(tokens: &[Token], path: &str) -> bool {
+    if let Some(Token::Char(first)) = tokens.first()
+        && !path.starts_with(*first)
+    {
+        return false;
+    }
     let count = tokens.len();
     // at a token; and within a `**` that has taken something, which only a `/` ends
-    let mut at = vec![false; count + 1];
-    let mut within = vec![false; count + 1];
+    let [mut at, mut within] = [vec![false; count + 1], vec![false; count + 1]];
+    let [mut next, mut next_within] = [at.clone(), within.clone()];
     let settle = |at: &mut [bool]| {
         for index in 0..count {
             let may_skip = matches!(tokens[index], Token::Star | Token::Deep | Token::Rest);
@@ -528,8 +533,8 @@ fn tokens_match(tokens: &[Token], path: &str) -> bool {
     at[0] = true;
     settle(&mut at);
     for c in path.chars() {
-        let mut next = vec![false; count + 1];
-        let mut next_within = vec![false; count + 1];
+        next.fill(false);
+        next_within.fill(false);
         for (index, token) in tokens.iter().enumerate() {
             match token {
                 Token::Deep if at[index] || within[index] => {
@@ -542,7 +547,8 @@ fn tokens_match(tokens: &[Token], path: &str) -> bool {
             }
         }
         settle(&mut next);
-        (at, within) = (next, next_within);
+        std::mem::swap(&mut at, &mut next);
+        std::mem::swap(&mut within, &mut next_within);
     }
     at[count]
 }

@@ -64,7 +64,7 @@ pub const VALUE_LIMIT: usize = 1 << 20;
 /// Bytes of a stage's variables: as many as Linux gives a program at most where its stack has 8 MiB.
 pub const ENVIRONMENT_LIMIT: usize = 2 << 20;
 /// Bytes that the expansions of one build read and compare.
-pub const WORK_LIMIT: u64 = 1 << 28;
+pub const WORK_LIMIT: u64 = 1 << 26;
 
 /// Stands for a comment that is not UTF-8.
 const LOST: &str = "#\u{FFFD}\n";

@@ -240,7 +240,9 @@ impl<'a> Reader<'a> {
     /// Reads the contents of the heredocs that `text` begins.
     pub(crate) fn heredocs(&mut self, text: &str, first: usize) -> Result<Vec<Heredoc>, Error> {
         let mut heredocs = Vec::new();
-        for word in heredoc_words(text) {
+        let words = heredoc_words(text)
+            .map_err(|error| Error::parse(error, Lines::new(first, self.number)))?;
+        for word in words {
             let found = parse_heredoc(&word).map_err(|source| {
                 let problem = Problem::Heredoc {
                     word: word.clone(),
@@ -277,9 +279,9 @@ fn without_end(line: &str) -> &str {
 
 /// Words of an instruction as they are written, with quotes and escapes. A text that cannot be
 /// split, since it is for a shell to read, has no heredoc.
-fn heredoc_words(text: &str) -> Vec<String> {
+fn heredoc_words(text: &str) -> Result<Vec<String>, ExpandError> {
     if !text.contains("<<") {
-        return Vec::new();
+        return Ok(Vec::new());
     }
     let reading = Reading {
         keep_quotes: true,
@@ -287,7 +289,10 @@ fn heredoc_words(text: &str) -> Vec<String> {
         keep_unset: true,
         ..Reading::word('\\')
     };
-    split_words(text, reading).unwrap_or_default()
+    match split_words(text, reading) {
+        Err(error) if error.is_limit() => Err(error),
+        words => Ok(words.unwrap_or_default()),
+    }
 }
 
 /// `<<NAME`, `3<<-'NAME'`, with neither content nor end. Nothing if the word is no heredoc's.

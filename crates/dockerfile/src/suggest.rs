@@ -36,7 +36,11 @@ pub(crate) fn near<'a>(
             // spelled right: the trouble is another
             return None;
         }
-        if distance <= FURTHEST && best.as_ref().is_none_or(|(b, _)| distance < *b) {
+        // a word that has nothing of the other is no misspelling of it
+        let shorter = wanted.chars().count().min(option.chars().count());
+        if distance <= FURTHEST.min(shorter.saturating_sub(1))
+            && best.as_ref().is_none_or(|(b, _)| distance < *b)
+        {
             best = Some((distance, option));
         }
     }
@@ -91,6 +95,7 @@ mod tests {
         assert_eq!(near("rnu", options, false).as_deref(), Some("run"));
         assert_eq!(near("COPPY", options, false).as_deref(), Some("COPY"));
         assert_eq!(near("BANANA", options, false), None);
+        assert_eq!(near("in", ["A", "XY"], true), None, "nothing of it");
         assert_eq!(near("from", ["FROM"], false), None, "spelled right");
         assert_eq!(near("form", ["FROM"], true), None, "case matters");
         assert_eq!(near(&"x".repeat(100_000), options, false), None);

@@ -1,7 +1,10 @@
 //! What files mean, from their text to what an executor is told.
 
+mod checks;
 mod expansion;
+mod hostile;
 mod instructions;
+mod properties;
 mod stages;
 
 use dockerfile::{Dockerfile, Error, Instruction, Options, Plan, Platform};
