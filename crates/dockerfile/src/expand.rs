@@ -457,13 +457,10 @@ impl Lexer<'_, '_, '_> {
     fn trim(&mut self, name: &str, modifier: char) -> Text {
         let word = self.until(Some('}'), true, None)?;
         let value = self.value(name)?;
-        let Some(value) = value else {
-            if self.reading.keep_unset {
-                return Ok(format!("${{{name}{modifier}{word}}}"));
-            }
-            parse_pattern(word.strip_prefix(modifier).unwrap_or(&word))?;
-            return Ok(String::new());
-        };
+        if value.is_none() && self.reading.keep_unset {
+            return Ok(format!("${{{name}{modifier}{word}}}"));
+        }
+        let value = value.unwrap_or_default();
         let (text, longest) = match word.strip_prefix(modifier) {
             Some(text) => (text, true),
             None => (word.as_str(), false),
@@ -486,13 +483,10 @@ impl Lexer<'_, '_, '_> {
         let text = self.until(Some('/'), true, None)?;
         let with = self.until(Some('}'), true, None)?;
         let value = self.value(name)?;
-        let Some(value) = value else {
-            if self.reading.keep_unset {
-                return Ok(format!("${{{name}/{text}/{with}}}"));
-            }
-            parse_pattern(&text)?;
-            return Ok(String::new());
-        };
+        if value.is_none() && self.reading.keep_unset {
+            return Ok(format!("${{{name}/{text}/{with}}}"));
+        }
+        let value = value.unwrap_or_default();
         let pattern = parse_pattern(&text)?;
         let chars: Vec<char> = value.chars().collect();
         self.expander.budget.spend(pattern.cost(chars.len()))?;

@@ -106,12 +106,13 @@ impl Ignore {
             if text.is_empty() {
                 return Err(IgnoreError::Bare { line });
             }
-            let text = clean(text);
-            // from the root of the context, which all of them are
-            let text = match text.strip_prefix('/') {
-                Some(rest) if !rest.is_empty() => rest.to_owned(),
-                _ => text,
-            };
+            let text = normal(text);
+            if text.is_empty() {
+                continue;
+            }
+            if is_exception && text == "/" {
+                return Err(IgnoreError::Bare { line });
+            }
             let matcher = Matcher::compile(&text).map_err(|what| IgnoreError::Syntax {
                 line,
                 pattern: text.clone(),
@@ -210,6 +211,20 @@ impl Ignore {
                 None => pattern.text.starts_with(&below),
             }
         })
+    }
+}
+
+/// From the root of the context, which all paths are, and clean; spaces at the ends of what that
+/// leaves do not count either.
+fn normal(text: &str) -> String {
+    let text = clean(text);
+    let text = match text.strip_prefix('/') {
+        Some(rest) if !rest.is_empty() => rest,
+        _ => &text,
+    };
+    match text.trim() {
+        "" => String::new(),
+        text => clean(text),
     }
 }
 
