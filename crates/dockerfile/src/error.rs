@@ -51,10 +51,10 @@ pub enum Problem {
     UnknownInstruction(String),
     #[error("unterminated heredoc: no line is {0:?} alone")]
     UnterminatedHeredoc(String),
-    #[error("invalid heredoc {word:?}: {source}")]
+    #[error("invalid heredoc {word:?}: {reason}")]
     Heredoc {
         word: String,
-        source: Box<ExpandError>,
+        reason: Box<ExpandError>,
     },
     #[error("{keyword} cannot accept a heredoc as a destination")]
     HeredocDestination { keyword: &'static str },
@@ -118,6 +118,24 @@ pub enum Problem {
     Network(String),
     #[error("security {0:?} is not valid: sandbox or insecure")]
     Security(String),
+    #[error(
+        "invalid chmod parameter: '{0}'. it should be octal string and between 0 and 07777, or changes such as u=rwX,go=rX"
+    )]
+    Chmod(String),
+    #[error("source {url:?}: {what}")]
+    Git { url: String, what: String },
+    #[error("inconsistent keep-git-dir configuration: the flag and the URL differ")]
+    KeepGitDir,
+    #[error("checksum mismatch {0:?} != {1:?}: the flag and the URL differ")]
+    Checksums(String, String),
+    #[error("checksum can't be specified for multiple sources")]
+    ChecksumOfMany,
+    #[error("checksum requires HTTP(S) or Git sources")]
+    ChecksumOfFile,
+    #[error("source can't be a URL for COPY: use ADD")]
+    CopyUrl,
+    #[error("source can't be a git ref for COPY: use ADD")]
+    CopyGit,
     #[error(transparent)]
     Mount(#[from] MountProblem),
     #[error("'{0}' doesn't support variable expansion, define alias stage instead")]

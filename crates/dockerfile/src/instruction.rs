@@ -4,7 +4,8 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::error::{Error, ExpandError, Lines};
+use crate::chmod::Mode;
+use crate::error::{Error, ExpandError, Lines, Problem};
 use crate::expand::Expander;
 use crate::mount::MountFlag;
 
@@ -436,6 +437,14 @@ pub struct Files {
 }
 
 impl Files {
+    /// What becomes of the files' modes, once expanded.
+    ///
+    /// # Errors
+    /// What is no mode.
+    pub fn mode(&self) -> Result<Option<Mode>, Problem> {
+        self.chmod.as_deref().map(Mode::parse).transpose()
+    }
+
     fn expand(&self, x: &mut Expander<'_>) -> Result<Self, ExpandError> {
         let heredocs = self.heredocs.iter().map(|heredoc| {
             let content = heredoc.text();

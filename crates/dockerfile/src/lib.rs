@@ -22,6 +22,7 @@
 //! Files come from strangers. Reading takes time in proportion to a file's length, and no recursion
 //! follows its nesting; what expansions could multiply has the limits below.
 
+pub mod chmod;
 mod duration;
 pub mod error;
 pub mod expand;
@@ -33,6 +34,7 @@ pub mod instruction;
 mod lines;
 pub mod lint;
 pub mod mount;
+pub mod origin;
 mod parse;
 mod path;
 pub mod plan;

@@ -243,10 +243,10 @@ impl<'a> Reader<'a> {
         let words = heredoc_words(text)
             .map_err(|error| Error::parse(error, Lines::new(first, self.number)))?;
         for word in words {
-            let found = parse_heredoc(&word).map_err(|source| {
+            let found = parse_heredoc(&word).map_err(|reason| {
                 let problem = Problem::Heredoc {
                     word: word.clone(),
-                    source: Box::new(source),
+                    reason: Box::new(reason),
                 };
                 Error::parse(problem, Lines::new(first, self.number))
             })?;

@@ -7,9 +7,10 @@ use std::fmt;
 
 use crate::error::{Error, Lines, Problem};
 use crate::ignore::Ignore;
-use crate::instruction::{Command, Files, From, Instruction, Keyword, Located, Pair};
+use crate::instruction::{Command, From, Instruction, Keyword, Located, Pair};
 use crate::lines::split_directive;
 use crate::mount::go_bool;
+use crate::origin::Origin;
 use crate::path::clean;
 use crate::plan::{Base, Options, Plan};
 use crate::platform::Platform;
@@ -768,10 +769,7 @@ impl<'a> Walk<'a> {
                 state.has_workdir = true;
             }
             Instruction::Expose(ports) => self.ports(found, ports)?,
-            Instruction::Copy(copy) if copy.from.is_none() => {
-                self.ignored(found, "Copy", &copy.files);
-            }
-            Instruction::Add(add) => self.ignored(found, "Add", &add.files),
+            Instruction::Copy(_) | Instruction::Add(_) => self.files(found, &expanded)?,
             _ => {}
         }
         Ok(())
@@ -832,15 +830,37 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    fn ignored(&mut self, found: &Located<Instruction>, verb: &str, files: &Files) {
+    /// `COPY` and `ADD`, expanded.
+    fn files(&mut self, found: &Located<Instruction>, expanded: &Instruction) -> Result<(), Error> {
+        let fails = |problem: Problem| found.error(problem);
+        match expanded {
+            Instruction::Copy(copy) => {
+                copy.check_sources().map_err(fails)?;
+                copy.files.mode().map_err(fails)?;
+                if copy.from.is_none() {
+                    self.ignored(found, "Copy", &copy.files.sources);
+                }
+            }
+            Instruction::Add(add) => {
+                add.files.mode().map_err(fails)?;
+                let origins = add.origins().map_err(fails)?;
+                let paths = origins.into_iter().filter_map(|origin| match origin {
+                    Origin::Context(path) => Some(path),
+                    _ => None,
+                });
+                self.ignored(found, "Add", &paths.collect::<Vec<_>>());
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn ignored(&mut self, found: &Located<Instruction>, verb: &str, sources: &[String]) {
         // what is taken back in cannot be told from a name alone
         let Some(ignore) = self.facts.ignore.filter(|i| !i.has_exceptions()) else {
             return;
         };
-        for source in &files.sources {
-            if is_remote(source) {
-                continue;
-            }
+        for source in sources {
             let path = clean(source);
             let path = path.trim_start_matches('/');
             let is_root = path.is_empty() || path == ".";
@@ -857,12 +877,6 @@ impl<'a> Walk<'a> {
             }
         }
     }
-}
-
-fn is_remote(source: &str) -> bool {
-    ["http://", "https://", "git://", "ssh://", "git@"]
-        .iter()
-        .any(|scheme| source.starts_with(scheme))
 }
 
 /// A word of the name, first, last or between underscores, is that of a secret.

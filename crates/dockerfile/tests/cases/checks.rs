@@ -441,6 +441,36 @@ fn descriptions_are_checked_where_asked_for() {
 }
 
 #[test]
+fn what_a_build_would_refuse_is_an_error() {
+    for (line, message) in [
+        ("COPY --chmod=9 a b", "invalid chmod parameter: '9'"),
+        ("ADD --chmod=u+q a b", "invalid chmod parameter: 'u+q'"),
+        ("COPY https://h/a b", "source can't be a URL for COPY"),
+        ("ADD --checksum=x a b", "checksum requires"),
+        ("RUN --mount=type=$N x", "unsupported mount type \"\""),
+        (
+            "USER ${N:?name one}",
+            "failed to process \"${N:?name one}\": N: name one",
+        ),
+        (
+            "ARG A=${N:?}",
+            "failed to process \"${N:?}\": N: is not allowed to be unset",
+        ),
+    ] {
+        let report = check(&format!("FROM scratch\n{line}\nMAINTAINER x\n"), &options());
+        let error = report.error.expect(line);
+        assert!(error.to_string().starts_with(message), "{error}");
+        assert_eq!(error.places, [Lines::at(2)]);
+        let last = report.warnings.last().map(|w| w.rule);
+        assert_eq!(
+            last,
+            Some(Rule::MaintainerDeprecated),
+            "what is of the text alone"
+        );
+    }
+}
+
+#[test]
 fn stages_that_are_not_needed_are_left_alone() {
     let text = "FROM scratch AS a\nENV x y\nFROM scratch\nENV z w\n";
     let facts = Facts {

@@ -302,6 +302,47 @@ fn add_and_its_flags() {
 }
 
 #[test]
+fn what_add_takes_and_copy_does_not() {
+    let add = |text| match one(text) {
+        Instruction::Add(add) => add.origins().map(|o| o.len()).map_err(|p| p.to_string()),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(add("ADD https://h/a b https://h/c.git /d"), Ok(3));
+    assert_eq!(add("ADD --checksum=sha256:00 https://h/a /d"), Ok(1));
+    assert_eq!(add("ADD --checksum=ab https://h/c.git?commit=ab /d"), Ok(1));
+    for (text, message) in [
+        (
+            "ADD --checksum=x a /d",
+            "checksum requires HTTP(S) or Git sources",
+        ),
+        (
+            "ADD --checksum=x https://h/a https://h/b /d",
+            "checksum can't be specified for multiple sources",
+        ),
+        (
+            "ADD --checksum=cd https://h/c.git?commit=ab /d",
+            "checksum mismatch \"cd\" != \"ab\": the flag and the URL differ",
+        ),
+        (
+            "ADD --keep-git-dir https://h/c.git?keep-git-dir=0 /d",
+            "inconsistent keep-git-dir configuration: the flag and the URL differ",
+        ),
+    ] {
+        assert_eq!(add(text), Err(message.into()), "{text}");
+    }
+    let copy = |text| copy(text).check_sources().map_err(|p| p.to_string());
+    assert_eq!(copy("COPY a git@h /d"), Ok(()));
+    assert_eq!(
+        copy("COPY https://h/a /d"),
+        Err("source can't be a URL for COPY: use ADD".into())
+    );
+    assert_eq!(
+        copy("COPY git@h:a/b.git /d"),
+        Err("source can't be a git ref for COPY: use ADD".into())
+    );
+}
+
+#[test]
 fn names_and_values() {
     let pairs = |text| match one(text) {
         Instruction::Env(pairs) | Instruction::Label(pairs) => pairs
