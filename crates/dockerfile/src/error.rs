@@ -58,10 +58,10 @@ pub enum Problem {
     },
     #[error("{keyword} cannot accept a heredoc as a destination")]
     HeredocDestination { keyword: &'static str },
-    #[error(
-        "{keyword} takes a heredoc as one word: write <<{name} without spaces and unquoted spaces"
-    )]
+    #[error("{keyword} takes a heredoc as one word: write <<NAME without spaces, not <<{name:?}")]
     HeredocWord { keyword: &'static str, name: String },
+    #[error("heredoc {0:?} becomes a file: its name can't be a path")]
+    HeredocName(String),
     #[error("{keyword} requires at least one argument")]
     AtLeastOne { keyword: &'static str },
     #[error("{keyword} requires exactly one argument")]

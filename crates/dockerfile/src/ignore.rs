@@ -5,7 +5,7 @@
 //! A walk goes from the root down and hands on what a directory's patterns said, as Docker's does:
 //!
 //! ```text
-//! let mut root = ignore.root();
+//! let root = ignore.root();
 //! let (is_out, dir) = ignore.enter(&root, "src");       of each directory
 //! ignore.excludes_in(&dir, "src/main.rs")               of each file in it
 //! ignore.can_skip("src")                                nothing in it can come back in

@@ -199,7 +199,7 @@ impl Instruction {
 impl Instruction {
     /// The same with variables replaced, where the instruction has any: `ADD`, `COPY`, `ENV`,
     /// `EXPOSE`, `LABEL`, `STOPSIGNAL`, `USER`, `VOLUME` and `WORKDIR`. Of `RUN` only the mounts do:
-    /// see [`MountFlag::mount`]. `ARG` is [`crate::Scope::apply`]'s. `CMD`, `ENTRYPOINT`, `RUN`,
+    /// see [`MountFlag::mount`]. `ARG` is [`crate::Scope::arg`]'s. `CMD`, `ENTRYPOINT`, `RUN`,
     /// `SHELL`, `HEALTHCHECK` and `ONBUILD` have none of their own: a shell sees theirs.
     /// source: Dockerfile reference, "Environment replacement"
     ///

@@ -19,6 +19,34 @@
 //! without effect is refused instead.
 //! source: Dockerfile reference; BuildKit's tests of its front end, for behaviour
 //!
+//! ```
+//! use dockerfile::{Base, Dockerfile, Instruction, Options, Platform, Scope};
+//!
+//! let text = "ARG V=3\nFROM alpine:$V AS base\nENV A=$V\nFROM base\nARG WHO=me\nUSER $WHO\n";
+//! let file = Dockerfile::parse(text)?;
+//! let linux = Platform { os: "linux".into(), arch: "amd64".into(), variant: String::new() };
+//! let plan = file.plan(&Options::new(linux))?;
+//! let mut scopes: Vec<Option<Scope>> = vec![None; plan.stages.len()];
+//! for &index in &plan.order {
+//!     let stage = &plan.stages[index];
+//!     let mut scope = match &stage.base {
+//!         Base::Stage(base) => scopes[*base].as_ref().expect("it was built before").inherited()?,
+//!         // of an image, its environment
+//!         _ => Scope::new(&plan.globals, &[])?,
+//!     };
+//!     for found in &stage.instructions {
+//!         match found.expand(&mut scope.expander())?.value {
+//!             Instruction::Arg(args) => drop(scope.arg(&args)?),
+//!             Instruction::Env(pairs) => scope.env(&pairs)?,
+//!             Instruction::User(user) => assert_eq!(user, "me"),
+//!             other => unreachable!("{other:?}"),
+//!         }
+//!     }
+//!     scopes[index] = Some(scope);
+//! }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
 //! Files come from strangers. Reading takes time in proportion to a file's length, and no recursion
 //! follows its nesting; what expansions could multiply has the limits below.
 
@@ -107,14 +135,12 @@ impl Dockerfile {
             empty_continuations: Vec::new(),
         };
         let mut count = 0;
-        while let Some((found, has_empty)) = parse::next(&mut reader)? {
+        while let Some((found, empty_within)) = parse::next(&mut reader)? {
             count += 1;
             if count > INSTRUCTION_LIMIT {
                 return Err(Error::parse(Problem::TooManyInstructions, found.lines));
             }
-            if has_empty {
-                file.empty_continuations.push(found.lines.last);
-            }
+            file.empty_continuations.extend(empty_within);
             file.add(found)?;
         }
         file.directives = reader.directives.clone();

@@ -6,7 +6,7 @@ use crate::error::{Error, Lines, Problem};
 use crate::flags::{Flags, Kind, Wrong};
 use crate::instruction::{
     Add, ArgPair, Command, Copy, Files, From, Healthcheck, Heredoc, Instruction, Keyword, Located,
-    Network, Onbuild, Run, Security,
+    Network, Onbuild, Run, Script, Security,
 };
 use crate::lines::{Logical, Reader, parse_heredoc};
 use crate::mount::MountFlag;
@@ -22,8 +22,11 @@ pub(crate) enum Parse {
     Instruction(Instruction),
 }
 
+/// An instruction, and the last of its own lines if one within is empty.
+type Found = (Located<Parse>, Option<usize>);
+
 /// Reads the next instruction and its heredocs.
-pub(crate) fn next(reader: &mut Reader<'_>) -> Result<Option<(Located<Parse>, bool)>, Error> {
+pub(crate) fn next(reader: &mut Reader<'_>) -> Result<Option<Found>, Error> {
     let Some(logical) = reader.instruction()? else {
         return Ok(None);
     };
@@ -34,6 +37,7 @@ pub(crate) fn next(reader: &mut Reader<'_>) -> Result<Option<(Located<Parse>, bo
         comments,
         has_empty_continuation,
     } = logical;
+    let empty_within = has_empty_continuation.then_some(lines.last);
     let located = |wrong: Wrong, lines| Error::parse(wrong.problem, lines).meant(wrong.suggestion);
     let statement = split_statement(&text, escape);
     let heredocs = match heredoc_holder(&statement, escape) {
@@ -51,7 +55,7 @@ pub(crate) fn next(reader: &mut Reader<'_>) -> Result<Option<(Located<Parse>, bo
         comments,
         is_trigger: false,
     };
-    Ok(Some((found, has_empty_continuation)))
+    Ok(Some((found, empty_within)))
 }
 
 /// Reads a trigger of an image's configuration; its lines are those of `FROM`.
@@ -258,6 +262,7 @@ fn files(keyword: Keyword, rest: &str, flags: &Flags, mut heredocs: Vec<Heredoc>
         return Err(problem.into());
     }
     heredocs.truncate(marks.len());
+    heredocs.iter().try_for_each(check_file_name)?;
     let given = |name| flags.text(name).filter(|v| !v.is_empty());
     Ok(Files {
         sources,
@@ -268,6 +273,15 @@ fn files(keyword: Keyword, rest: &str, flags: &Flags, mut heredocs: Vec<Heredoc>
         link: flags.boolean("link").unwrap_or(false),
         exclude: flags.texts("exclude").collect(),
     })
+}
+
+/// A heredoc that becomes a file has that file's name.
+fn check_file_name(heredoc: &Heredoc) -> Result<(), Problem> {
+    let name = heredoc.name.as_str();
+    if name.contains(['/', '\0']) || name == "." || name == ".." {
+        return Err(Problem::HeredocName(name.to_owned()));
+    }
+    Ok(())
 }
 
 fn arguments(rest: &str, escape: char) -> Parsed<Vec<ArgPair>> {
@@ -314,13 +328,17 @@ fn run(rest: &str, flags: &Flags, heredocs: Vec<Heredoc>) -> Parsed<Run> {
             return Err(Wrong::meant(Problem::Security(other.to_owned()), meant));
         }
     };
-    Ok(Run {
+    let run = Run {
         command,
         heredocs,
         mounts,
         network,
         security,
-    })
+    };
+    if let (Script::File { .. }, Some(heredoc)) = (run.script(), run.heredocs.first()) {
+        check_file_name(heredoc)?;
+    }
+    Ok(run)
 }
 
 fn volumes(rest: &str) -> Parsed<Vec<String>> {

@@ -146,7 +146,16 @@ impl Plan {
         let mut count = 0;
         for (index, written) in file.stages.iter().enumerate() {
             let from = &written.from;
-            let base = self.base(from, options)?;
+            let name = from.value.name.clone();
+            // a context in a stage's place is all of it
+            let replaced = name
+                .as_deref()
+                .and_then(|name| named_context(&options.contexts, name));
+            let is_replaced = replaced.is_some();
+            let base = match replaced {
+                Some(context) => Base::Context(context),
+                None => self.base(from)?,
+            };
             let mut instructions = Vec::new();
             if let Base::Stage(base) = base {
                 for trigger in triggers(&file.stages[base].instructions) {
@@ -159,8 +168,9 @@ impl Plan {
                     }
                 }
             }
-            instructions.extend(written.instructions.iter().cloned());
-            let name = from.value.name.clone();
+            if !is_replaced {
+                instructions.extend(written.instructions.iter().cloned());
+            }
             self.stages.push(Stage {
                 label: name.clone().unwrap_or(format!("stage-{index}")),
                 base,
@@ -178,16 +188,7 @@ impl Plan {
         Ok(())
     }
 
-    fn base(
-        &self,
-        from: &Located<crate::instruction::From>,
-        options: &Options,
-    ) -> Result<Base, Error> {
-        if let Some(name) = &from.value.name
-            && let Some(context) = named_context(&options.contexts, name)
-        {
-            return Ok(Base::Context(context));
-        }
+    fn base(&self, from: &Located<crate::instruction::From>) -> Result<Base, Error> {
         let written = &from.value.base;
         let mut x = self.globals.expander();
         let base = x.word(written).map_err(|e| from.error(e))?;

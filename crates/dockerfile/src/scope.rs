@@ -26,6 +26,9 @@ pub const PROXY_ARGS: [&str; 10] = [
     "all_proxy",
 ];
 
+/// Arguments that speak to a builder: no environment has them.
+const BUILDER_ONLY: [&str; 2] = ["BUILDKIT_SBOM_SCAN_CONTEXT", "BUILDKIT_SBOM_SCAN_STAGE"];
+
 /// `PATH` where an image says nothing of it.
 pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -282,7 +285,9 @@ impl Scope {
                 }
                 (None, None) => self.globals.get(&arg.name).map(str::to_owned),
             };
-            if let Some(value) = &value {
+            if let Some(value) = &value
+                && !BUILDER_ONLY.contains(&arg.name.as_str())
+            {
                 self.variables.set(&arg.name, value)?;
             }
             self.declared.insert(arg.name.clone());

@@ -101,6 +101,11 @@ fn empty_lines_within_instructions() {
         warnings("FROM scratch\nCOPY a \\\n\nb\nCOPY a \\\n# c\nb\n"),
         ["NoEmptyContinuation: Empty continuation line (line 4)"]
     );
+    assert_eq!(
+        warnings("FROM scratch\nRUN <<E \\\n\n cat\n\nE\n"),
+        ["NoEmptyContinuation: Empty continuation line (line 4)"],
+        "a heredoc's own empty lines are its own"
+    );
 }
 
 #[test]

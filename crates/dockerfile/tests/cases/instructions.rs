@@ -276,8 +276,21 @@ fn heredocs_of_copy() {
     assert!(copy("COPY [\"<<a\", \"/dst\"]").files.heredocs.is_empty());
     assert_eq!(
         refused("COPY <<'a b' /dst\nx\na b"),
-        "COPY takes a heredoc as one word: write <<a b without spaces and unquoted spaces"
+        "COPY takes a heredoc as one word: write <<NAME without spaces, not <<\"a b\""
     );
+    for text in [
+        "COPY <<../x /dst\n../x",
+        "ADD <<a/b /dst\na/b",
+        "RUN <<..\n#!/bin/sh\n..",
+        "ONBUILD COPY <<. /dst\n.",
+    ] {
+        let error = refused(text);
+        assert!(
+            error.ends_with("becomes a file: its name can't be a path"),
+            "{error}"
+        );
+    }
+    assert_eq!(run("RUN <<a/b\necho\na/b").heredocs.len(), 1, "no file");
 }
 
 #[test]

@@ -74,6 +74,18 @@ fn bases() {
 }
 
 #[test]
+fn a_context_takes_the_place_of_a_stage() {
+    let text = "FROM a AS tools\nCOPY --from=x / /\nFROM b AS x\nRUN y\nFROM tools\nCMD z\n";
+    let mut options = options();
+    options.contexts = ["tools".into()].into();
+    let plan = plan(text, &options);
+    assert_eq!(plan.stages[0].base, Base::Context("tools".into()));
+    assert!(plan.stages[0].instructions.is_empty());
+    assert_eq!(plan.stages[2].base, Base::Stage(0));
+    assert_eq!(plan.order, [0, 2], "what it needed is not needed");
+}
+
+#[test]
 fn of_two_stages_with_one_name_the_later_one_is_meant() {
     let text = "FROM a AS x\nFROM x AS y\nFROM b AS x\nFROM x\nCOPY --from=y / /\n";
     let plan = plan(text, &options());
