@@ -13,7 +13,8 @@ use crate::scope::Globals;
 use crate::suggest::near;
 use crate::{Dockerfile, INSTRUCTION_LIMIT, parse};
 
-/// What a build is asked for.
+/// What one build is asked for. Another build is asked with another: what expansions may cost is
+/// spent, by checks too.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// A stage's name or number; the last stage, where there is none.
