@@ -36,12 +36,6 @@ pub(super) async fn build_prune(_: Call) -> Answer {
     ok(&api::system::BuildPruneReport::default())
 }
 
-pub(super) async fn attach_ws(_: Call) -> Answer {
-    Err(Failure::not_built(
-        "attaching by websocket (use POST /containers/{id}/attach)",
-    ))
-}
-
 pub(super) async fn checkpoints(_: Call) -> Answer {
     Err(Failure::not_built("checkpoint and restore"))
 }

@@ -367,6 +367,19 @@ impl Taken {
         Some(Self { stream, early })
     }
 
+    /// One that was never HTTP.
+    pub(crate) fn of(stream: UnixStream) -> Self {
+        Self {
+            stream,
+            early: Vec::new(),
+        }
+    }
+
+    /// And what the client sent before it had the answer.
+    pub(crate) fn into_parts(self) -> (UnixStream, Vec<u8>) {
+        (self.stream, self.early)
+    }
+
     /// Returns when the client has read the answer's head, or seems not to want to. Clients that
     /// read the head through a buffer and the stream beside it (docker-py) lose what comes along
     /// with the head; dockerd is too slow for them to notice.

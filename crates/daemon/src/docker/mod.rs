@@ -10,7 +10,7 @@
 //!   call      one request: version, query, body
 //!   answer    one response: JSON, lines, streams
 //!   failure   every error's status and body
-//! system containers streams exec archive images volumes networks absent plimsoll   handlers
+//! system containers websocket streams exec archive images volumes networks absent plimsoll   handlers
 //! translate/  wire types to the engine's and back
 //! ```
 //!
@@ -42,6 +42,7 @@ mod system;
 mod time;
 mod translate;
 mod volumes;
+mod websocket;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

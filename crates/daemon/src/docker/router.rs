@@ -20,7 +20,7 @@ use super::failure::Failure;
 use super::peer::Peer;
 use super::{
     Api, absent, archive, containers, exec, images, list, networks, plimsoll, registry, stats,
-    streams, system, volumes,
+    streams, system, volumes, websocket,
 };
 
 /// One line of the table.
@@ -121,7 +121,7 @@ static ROUTES: LazyLock<Vec<Route>> = LazyLock::new(|| {
         GET "/containers/{id}/logs" streams::logs;
         GET "/containers/{id}/stats" stats::stats;
         POST "/containers/{id}/attach" streams::attach;
-        GET "/containers/{id}/attach/ws" absent::attach_ws;
+        GET "/containers/{id}/attach/ws" websocket::attach;
         GET "/containers/{id}/export" archive::export;
         GET "/containers/{id}/archive" archive::get;
         HEAD "/containers/{id}/archive" archive::head;
