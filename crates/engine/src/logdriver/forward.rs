@@ -254,22 +254,19 @@ impl Work {
             _ => LogReader::open(&path, &options).await,
         };
         let mut reader = reader.map_err(End::Read)?;
-        let had_mark = self.mark.is_some();
-        let mut first = true;
         loop {
             let Some(mut entries) = self.next(&mut reader).await? else {
                 return Ok(());
             };
-            // a first reader without a mark has missed nothing that it could know of
-            let missed = reader.missed() && (had_mark || !first);
-            first = false;
-            if missed && let Some(time) = entries.first().map(|e| e.time) {
-                entries.insert(0, notice(time));
+            if reader.missed()
+                && let Some(first) = entries.first()
+            {
+                entries.insert(0, notice(first));
             }
             self.deliver(&entries).await?;
-            if let (Some(position), Some(last)) = (reader.position(), entries.last()) {
+            if let Some(last) = entries.last() {
                 self.mark = Some(LogMark {
-                    position,
+                    position: last.end,
                     time: last.time,
                 });
                 self.unmarked = true;
@@ -367,10 +364,11 @@ async fn told(stopped: &mut watch::Receiver<bool>, closing: &mut watch::Receiver
     }
 }
 
-fn notice(time: jiff::Timestamp) -> Entry {
+fn notice(before: &Entry) -> Entry {
     Entry {
         stream: Stream::Stderr,
-        time,
+        time: before.time,
+        end: before.end,
         bytes:
             b"plimsoll: entries may be missing here: the log was rotated before they could go on\n"
                 .to_vec(),
@@ -531,6 +529,10 @@ pub(super) mod tests {
         let entry = |stream, text: &str| Entry {
             stream,
             time: "2026-01-02T03:04:05Z".parse().unwrap(),
+            end: shim::jsonlog::LogPosition {
+                inode: 1,
+                offset: 0,
+            },
             bytes: text.into(),
             attributes: std::collections::BTreeMap::new(),
         };

@@ -178,6 +178,7 @@ mod tests {
             ("splunk", &[]),
             ("json-file", &[("max-size", "ten")]),
             ("json-file", &[("max-file", "0")]),
+            ("json-file", &[("max-file", "1001")]),
             ("json-file", &[("compress", "true")]),
             ("json-file", &[("colour", "red")]),
             ("json-file", &[("mode", "blocking")]),

@@ -9,6 +9,8 @@ use crate::error::Error;
 /// Docker's default of `json-file` is without limit; nothing is without limit here.
 const MAX_SIZE: u64 = 20 << 20;
 const MAX_FILE: u32 = 5;
+/// A reader looks no further, and a rotation renames all of them.
+const MOST_FILES: u32 = 1000;
 
 #[derive(Debug)]
 pub(super) struct Options<'a> {
@@ -118,8 +120,8 @@ impl<'a> Options<'a> {
         let max_file = match self.take(file) {
             None => MAX_FILE,
             Some(text) => {
-                let number = text.parse().ok().filter(|n| *n >= 1);
-                number.ok_or_else(|| self.wrong(file, text, "a number from 1"))?
+                let number = text.parse().ok().filter(|n| (1..=MOST_FILES).contains(n));
+                number.ok_or_else(|| self.wrong(file, text, "a number from 1 to 1000"))?
             }
         };
         self.mode(max_size, max_file)?;
