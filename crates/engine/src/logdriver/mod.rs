@@ -4,24 +4,37 @@
 //! shim --> json.log, rotated --> docker logs, whatever the driver
 //!              |
 //!              +--> forwarder (syslog, journald, fluentd, gelf) --> sink
-//!                       forward.json: the last entry that the sink has
+//!                       forward.json: the last entry that the sink is known to have
 //! ```
 //! Every driver but `none` writes the log on disk first: that is the forwarder's queue, so a sink that
 //! hangs or is away costs neither the container nor the engine anything but disk, up to the log's cap.
-//! An entry goes on at least once. Where a sink is away for so long that the cap is reached, the oldest
-//! entries are lost, and the sink is told.
+//! Where a sink is away for so long that the cap is reached, the oldest entries are lost, and the sink
+//! is told.
+//!
+//! How often an entry goes on depends on what a sink lets know ([`window`]):
+//! - one that acknowledges (fluentd-request-ack), and a unix socket, which the kernel tells is read: at
+//!   least once;
+//! - TCP and TLS: at least once, as long as a sink's death resets its connections, as it does where
+//!   something is unread. Then up to 6 MiB go again, which is what it may not have read. A sink whose
+//!   kernel took an entry and whose process never reads it is not told apart from one that did; if it
+//!   is away without a reset when the container has ended or the engine restarts, that is lost;
+//! - UDP: once, whether somebody is there or not, but for refusals.
 //!
 //! Options are Docker's. source: docs.docker.com/engine/logging; moby daemon/logger/*.
 
 mod address;
+mod connection;
 mod fluentd;
 mod forward;
 mod gelf;
 mod identity;
 mod journald;
 mod mark;
+mod message;
 mod options;
+mod outlet;
 mod syslog;
+mod window;
 
 pub(crate) use forward::Forwarder;
 use identity::{Chosen, Identity, Template};

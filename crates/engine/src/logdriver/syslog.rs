@@ -5,7 +5,7 @@
 use std::path::PathBuf;
 
 use super::address::{Address, TlsFiles, split};
-use super::forward::{Message, Speaker};
+use super::message::{Message, Speaker};
 use super::options::Options;
 use crate::error::Error;
 
@@ -152,7 +152,7 @@ pub(super) fn encode(settings: &Settings, speaker: &Speaker, message: &Message<'
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::logdriver::forward::tests::{message, speaker};
+    use crate::logdriver::message::tests::{message, speaker};
 
     fn encoded(address: Option<&str>, format: &str) -> String {
         let mut map = std::collections::BTreeMap::new();
