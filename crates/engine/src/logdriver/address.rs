@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Address {
@@ -17,6 +17,9 @@ pub(super) enum Address {
     Datagrams(PathBuf),
     LocalSyslog,
 }
+
+/// source: unix(7), sun_path
+const LONGEST_PATH: usize = 107;
 
 /// PEM files, read at each connection.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -36,6 +39,10 @@ pub(super) fn split(text: &str, port: Option<u16>) -> Result<(&str, String), Str
         if !rest.starts_with('/') {
             return Err("a socket's path must be absolute".to_owned());
         }
+        if rest.len() > LONGEST_PATH {
+            let why = format!("a socket's path has {LONGEST_PATH} bytes at most");
+            return Err(why);
+        }
         return Ok((scheme, rest.to_owned()));
     }
     let rest = rest.trim_end_matches('/');
@@ -44,16 +51,40 @@ pub(super) fn split(text: &str, port: Option<u16>) -> Result<(&str, String), Str
         Some((host, port)) => (&rest[..bracket_end + host.len()], Some(port)),
         None => (rest, None),
     };
-    if host.is_empty() {
-        return Err("no host is given".to_owned());
+    let host = match host {
+        "" if given.is_none() => return Err("no host is given".to_owned()),
+        // as in Go
+        "" => "127.0.0.1",
+        host => host,
+    };
+    let inner = host.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
+    let fits = match inner {
+        Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
+        None => host
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b)),
+    };
+    if !fits {
+        let why = format!("{host:?} is no host: a name, or an address, of IPv6 in brackets");
+        return Err(why);
     }
-    let port = match given {
+    let port: u16 = match given {
         Some(text) => text
             .parse()
             .map_err(|_| format!("{text:?} is not a port"))?,
         None => port.ok_or("no port is given")?,
     };
+    if port == 0 {
+        return Err("nobody listens at port 0".to_owned());
+    }
     Ok((scheme, format!("{host}:{port}")))
+}
+
+/// Whom a sink's certificate must be of.
+pub(super) fn server_name(to: &str) -> io::Result<ServerName<'static>> {
+    let host = to.rsplit_once(':').map_or(to, |(host, _)| host);
+    let host = host.trim_matches(['[', ']']).to_owned();
+    ServerName::try_from(host).map_err(io::Error::other)
 }
 
 /// What is needed to speak TLS to a sink.
@@ -102,7 +133,22 @@ mod tests {
         assert_eq!(ok("tcp://[::1]:9", None), ("tcp", "[::1]:9".to_owned()));
         assert_eq!(ok("tcp://[::1]", Some(9)), ("tcp", "[::1]:9".to_owned()));
         assert_eq!(ok("unix:///dev/log", None), ("unix", "/dev/log".to_owned()));
-        for wrong in ["h:1", "udp://", "udp://h", "udp://h:x", "unix://log"] {
+        assert_eq!(ok("udp://:514", None), ("udp", "127.0.0.1:514".to_owned()));
+        let long = |n: usize| format!("unix:///{}", "x".repeat(n - 1));
+        assert!(split(&long(107), None).is_ok());
+        for wrong in [
+            "h:1",
+            "udp://",
+            "udp://h",
+            "udp://h:x",
+            "udp://h:0",
+            "udp://a b:1",
+            "udp://::1:514",
+            "udp://[::x]:514",
+            "udp://user@h:514",
+            "unix://log",
+            &long(108),
+        ] {
             assert!(split(wrong, None).is_err(), "{wrong}");
         }
     }

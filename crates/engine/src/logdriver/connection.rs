@@ -7,14 +7,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::net::{RecvFlags, sockopt};
-use rustls::pki_types::ServerName;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, Interest};
 use tokio::net::{TcpStream, UdpSocket, UnixDatagram, UnixStream};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_rustls::client::TlsStream;
 
-use super::address::{Address, tls};
+use super::address::{Address, server_name, tls};
 
 /// For a name, and for each of its addresses.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -292,9 +291,7 @@ async fn one(address: &Address, to: SocketAddr) -> io::Result<Connection> {
         }
         Address::Tls(named, files) => {
             let stream = TcpStream::connect(to).await?;
-            let host = named.rsplit_once(':').map_or(&**named, |(host, _)| host);
-            let host = host.trim_matches(['[', ']']).to_owned();
-            let name = ServerName::try_from(host).map_err(io::Error::other)?;
+            let name = server_name(named)?;
             let files = files.clone();
             let config = tokio::task::spawn_blocking(move || tls(&files)).await??;
             let connector = tokio_rustls::TlsConnector::from(Arc::new(config));

@@ -46,6 +46,10 @@ pub(super) fn settings(options: &mut Options<'_>) -> Result<Settings, Error> {
     let address = match scheme {
         "tcp" => Address::Tcp(rest),
         "unix" => Address::Unix(rest.into()),
+        "tls" => {
+            let why = "TLS to fluentd is not built: tcp:// or unix://";
+            return Err(options.refused("fluentd-address", text, why));
+        }
         _ => return Err(wrong("host:port, tcp://host:port or unix:///path")),
     };
     for key in ["fluentd-async", "fluentd-async-connect"] {

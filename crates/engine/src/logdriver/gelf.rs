@@ -75,18 +75,18 @@ pub(super) fn settings(options: &mut Options<'_>) -> Result<Settings, Error> {
         let why = "a sink is tried until it is back; leave it out";
         return Err(options.refused("gelf-tcp-max-reconnect", text, why));
     }
-    let pause: Option<u64> = options.number("gelf-tcp-reconnect-delay")?;
-    if let Some(pause) = pause.filter(|_| udp) {
-        let why = "only over TCP";
-        return Err(options.wrong("gelf-tcp-reconnect-delay", &pause.to_string(), why));
+    let key = "gelf-tcp-reconnect-delay";
+    if let Some(text) = options.peek(key).filter(|_| udp) {
+        return Err(options.wrong(key, text, "only over TCP"));
     }
+    let pause = options.seconds(key)?;
     // -1 is zlib's own default, 6; Docker's is the fastest
     let level = level.map_or(1, |l| u32::try_from(l).unwrap_or(6));
     Ok(Settings {
         address,
         compression,
         level,
-        pause: pause.map(std::time::Duration::from_secs),
+        pause,
     })
 }
 
