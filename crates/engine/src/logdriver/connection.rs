@@ -48,8 +48,8 @@ pub(super) enum Connection {
 #[derive(Debug)]
 pub(super) enum Health {
     Alive,
-    /// The sink has closed it, and has read what its kernel acknowledged: with something unread, a
-    /// close is a reset.
+    /// The sink has closed it, or its half, and has read what its kernel acknowledged: with something
+    /// unread, a close is a reset. What is on its way may still be acknowledged, or be refused.
     Closed,
     Broken(io::Error),
 }
@@ -220,7 +220,13 @@ impl Connection {
                 };
             };
             match peek(fd) {
-                Ok(0) => return Health::Closed,
+                Ok(0) => {
+                    // a refusal after that is told by this alone
+                    return match sockopt::socket_error(fd) {
+                        Ok(Ok(())) => Health::Closed,
+                        Ok(Err(e)) | Err(e) => Health::Broken(e.into()),
+                    };
+                }
                 Ok(_) => {}
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                     if self.nothing_to_read() {

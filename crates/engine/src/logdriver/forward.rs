@@ -260,6 +260,9 @@ impl Work {
         while !items.is_empty() {
             // all has gone on that went over one that the sink has closed since
             self.look().await?;
+            if self.outlet.is_closing() {
+                self.settle().await?;
+            }
             let at = self.at.clone();
             tokio::select! {
                 biased;

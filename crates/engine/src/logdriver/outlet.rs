@@ -13,7 +13,7 @@ const MOST_ENTRIES: usize = 256;
 pub(super) const MOST_BYTES: usize = 1 << 20;
 /// Nothing moves for so long: the sink is asked anew, and the next time waited for twice as long, so
 /// that one that is merely slow gets on.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(30);
 const LONGEST_PATIENCE: Duration = Duration::from_secs(600);
 /// What a sink's kernel may hold unread: the largest receive buffer by default (tcp(7), `tcp_rmem`).
 const UNREAD: u64 = 6 << 20;
@@ -34,6 +34,8 @@ struct Open {
     patience: Duration,
     /// When its window moved last.
     moved: Instant,
+    /// The sink has closed it: nothing more is written.
+    closed: bool,
 }
 
 /// Of one sending. Datagrams are one entry each.
@@ -79,11 +81,16 @@ impl Outlet {
         self.open.as_ref().is_some_and(|o| o.window.is_pending())
     }
 
+    /// Whether nothing more can be written until it is known what of the last has arrived.
+    pub(super) fn is_closing(&self) -> bool {
+        self.open.as_ref().is_some_and(|o| o.closed)
+    }
+
     /// Returns when there is something to look at; never, without a connection.
     pub(super) async fn changed(&self) {
         match &self.open {
-            Some(open) => open.connection.changed().await,
-            None => std::future::pending().await,
+            Some(open) if !open.closed => open.connection.changed().await,
+            _ => std::future::pending().await,
         }
     }
 
@@ -99,35 +106,36 @@ impl Outlet {
         };
         match looked {
             Health::Broken(e) => Err(self.failed(&open.window, e)),
-            Health::Closed => {
-                let confirmed = open.window.closed(left);
-                if open.window.is_pending() {
-                    let e = io::Error::new(
-                        io::ErrorKind::BrokenPipe,
-                        "the sink closed the connection before it took all",
-                    );
-                    return Err(self.failed(&open.window, e));
-                }
-                Ok(confirmed)
-            }
-            Health::Alive => {
-                let before = open.window.acknowledged();
-                let confirmed = open.window.lives(left);
-                if open.window.acknowledged() > before || !open.window.is_pending() {
-                    open.moved = Instant::now();
-                }
-                if open.moved.elapsed() > open.patience {
-                    let text = format!("took nothing for {} s", open.patience.as_secs_f32());
-                    let e = io::Error::new(io::ErrorKind::TimedOut, text);
-                    return Err(self.failed(&open.window, e));
-                }
-                if confirmed.is_some() && !open.window.is_pending() {
-                    self.works();
-                }
-                self.open = Some(open);
-                Ok(confirmed)
+            Health::Alive | Health::Closed => {
+                open.closed |= matches!(looked, Health::Closed);
+                self.moved(open, left)
             }
         }
+    }
+
+    fn moved(&mut self, mut open: Open, left: u64) -> Result<Option<Option<Progress>>, Failure> {
+        let before = open.window.acknowledged();
+        let confirmed = if open.closed {
+            open.window.closed(left)
+        } else {
+            open.window.lives(left)
+        };
+        let pending = open.window.is_pending();
+        if open.window.acknowledged() > before || !pending {
+            open.moved = Instant::now();
+        }
+        if open.moved.elapsed() > open.patience {
+            let text = format!("took nothing for {} s", open.patience.as_secs_f32());
+            let e = io::Error::new(io::ErrorKind::TimedOut, text);
+            return Err(self.failed(&open.window, e));
+        }
+        if confirmed.is_some() && !pending {
+            self.works();
+        }
+        if pending || !open.closed {
+            self.open = Some(open);
+        }
+        Ok(confirmed)
     }
 
     fn works(&mut self) {
@@ -169,6 +177,7 @@ impl Outlet {
                     window: Window::new(at.cloned(), unread),
                     patience: self.patience,
                     moved: Instant::now(),
+                    closed: false,
                     connection,
                 });
                 Ok(())

@@ -62,7 +62,8 @@ impl<T: Clone> Window<T> {
 
     /// The sink has closed it, having read what was acknowledged.
     pub(super) fn closed(&mut self, unacknowledged: u64) -> Option<T> {
-        self.confirm(self.written.saturating_sub(unacknowledged))
+        self.acknowledged = self.written.saturating_sub(unacknowledged);
+        self.confirm(self.acknowledged)
     }
 
     /// The sink itself has said that it has all.

@@ -196,6 +196,76 @@ async fn a_sink_that_is_restarted_gets_each_line_once() {
     case.finish(task).await;
 }
 
+/// One that has closed its half of the connection from the start, as a sink that only reads may: what it
+/// takes counts, and comes once.
+#[tokio::test]
+async fn a_sink_that_has_nothing_to_say_gets_each_line_once() {
+    let (case, listener) = Case::syslog().await;
+    case.say(0..2000);
+    let task = case.start();
+    let mut all = Vec::new();
+    while all.last().is_none_or(|l| l != "line 1999") {
+        let mut stream = accept(&listener).await;
+        stream.shutdown().await.unwrap();
+        let mut text = String::new();
+        within("the end", stream.read_to_string(&mut text))
+            .await
+            .unwrap();
+        let lines = text.lines().map(|l| l.split_once("]: ").unwrap().1);
+        all.extend(lines.map(str::to_owned));
+    }
+    assert_eq!(all, lines(0..2000));
+    assert!(case.reachable.load(Ordering::Relaxed));
+    case.finish(task).await;
+}
+
+/// A sink that reads now and then, more slowly than it is waited for at first.
+#[tokio::test]
+async fn a_slow_sink_gets_all_in_the_end() {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let listener = socket.listen(16).unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let mut case = Case::new("fluentd", &[("fluentd-address", &address)]);
+    if let Sink::Fluentd(settings) = &mut case.sink {
+        settings.write_within = Some(Duration::from_millis(20));
+    }
+    case.say(0..4000);
+    let task = case.start();
+    let mut stream = accept(&listener).await;
+    let (mut got, mut attempts) = (Vec::new(), 1);
+    let mut buffer = vec![0; 64 << 10];
+    within("the last line", async {
+        while !String::from_utf8_lossy(&got).contains("line 3999") {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            tokio::select! {
+                biased;
+                next = listener.accept() => {
+                    stream = next.unwrap().0;
+                    attempts += 1;
+                    got.clear();
+                }
+                // one that was given up ends
+                n = stream.read(&mut buffer) => got.extend_from_slice(&buffer[..n.unwrap_or(0)]),
+                () = std::future::ready(()) => {}
+            }
+        }
+    })
+    .await;
+    assert!(attempts > 1, "it was fast enough from the start");
+    let text = String::from_utf8_lossy(&got).into_owned();
+    let mut rest = text.as_str();
+    for n in 0..4000 {
+        let line = format!("line {n}");
+        rest = rest
+            .split_once(&line)
+            .unwrap_or_else(|| panic!("no {line}"))
+            .1;
+    }
+    case.finish(task).await;
+}
+
 /// By a close of TLS's own and without one: what is said after it is not lost.
 #[tokio::test]
 async fn a_tls_sink_s_end_is_noticed() {
