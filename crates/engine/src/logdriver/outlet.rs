@@ -170,8 +170,11 @@ impl Outlet {
         };
         match Connection::open(address, self.failures, self.patience).await {
             Ok(connection) => {
-                // what an acknowledgement is for is not asked of the kernel
-                let known = connection.tells_what_is_read() || self.acknowledges();
+                // what an acknowledgement is for is not asked of the kernel, and of datagrams it knows
+                // nothing
+                let known = connection.tells_what_is_read()
+                    || !connection.is_stream()
+                    || self.acknowledges();
                 let unread = if known { 0 } else { UNREAD };
                 self.open = Some(Open {
                     window: Window::new(at.cloned(), unread),

@@ -382,6 +382,7 @@ async fn an_acknowledged_batch_goes_once_whoever_is_told_to_end() {
         } else {
             case.closing.send_replace(true);
         }
+        tokio::time::sleep(Duration::from_millis(100)).await;
         acknowledge(&mut stream, &id).await;
         within("the end", task).await.unwrap();
         assert_eq!(case.marked(), 512, "{tell}");
