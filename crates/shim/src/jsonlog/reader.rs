@@ -1,7 +1,7 @@
 //! Reading a log across its rotated files, backwards for a tail and forwards for a follower.
 //!
 //! All files are opened at the start, newest first: a rotation in between shows the same file
-//! twice, never not at all. A follower keeps the file it reads open; at its end it looks whether
+//! twice, never not at all, and the later place is its own. A follower keeps the file it reads open; at its end it looks whether
 //! that file is still the current one, and if not, reads it once more to its end (the writer
 //! wrote before it renamed) and goes on with the files that are newer than it.
 
@@ -363,17 +363,15 @@ impl Cursor {
                 met = true;
                 break;
             }
-            if found.iter().any(|f| f.inode == meta.ino()) {
-                continue;
-            }
-            found.push(Open {
+            let open = Open {
                 number: number_of(&file),
                 file,
                 inode: meta.ino(),
                 at: 0,
                 end: meta.len(),
                 skip: None,
-            });
+            };
+            place(&mut found, open, |f| f.inode);
         }
         found.reverse();
         Ok((found, met))
@@ -535,6 +533,13 @@ impl Cursor {
         self.files = files;
         self.read()
     }
+}
+
+/// Adds a file to those of lower names. One that is there already was renamed by rotations in between:
+/// what was found after it is newer, or comes once more, too.
+fn place<T>(found: &mut Vec<T>, file: T, inode: impl Fn(&T) -> u64) {
+    found.retain(|f| inode(f) != inode(&file));
+    found.push(file);
 }
 
 /// Where the last `left` lines of a file begin; `left` becomes what is wanted beyond it.
@@ -877,6 +882,16 @@ mod tests {
             assert_eq!(cursor.searched, n * CHUNK);
         }
         assert!(matches!(cursor.read(), Ok(Batch::End)));
+    }
+
+    /// Files 3, 2, 1, of which 3 is looked at before two rotations and the others after them.
+    #[test]
+    fn a_rotation_between_two_looks_leaves_the_order() {
+        let mut found = Vec::new();
+        for file in [3, 4, 3, 2, 1] {
+            place(&mut found, file, |f| *f);
+        }
+        assert_eq!(found, [4, 3, 2, 1]);
     }
 
     #[test]
