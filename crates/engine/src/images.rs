@@ -10,7 +10,7 @@ use store::{CommitRequest, ImageInfo, ImportRequest};
 
 use crate::error::Error;
 use crate::inner::Inner;
-use crate::model::{ContainerSpec, ErrorKind};
+use crate::model::{ContainerSpec, ErrorKind, HealthSpec};
 use crate::pipe::{self, ByteReceiver};
 use crate::prune;
 use crate::views::{
@@ -75,12 +75,19 @@ pub(crate) fn find(list: &[ImageView], wanted: &str) -> Result<ImageView, Error>
         let exact = list.iter().find(|i| &i.id["sha256:".len()..] == hex);
         return exact.cloned().ok_or_else(none);
     }
-    if let Ok(reference) = store::reference::Reference::parse(wanted) {
-        let name = reference.with_default_tag().familiar();
-        let named = |i: &&ImageView| i.names.contains(&name) || i.digests.contains(&name);
-        if let Some(image) = list.iter().find(named) {
-            return Ok(image.clone());
+    match store::reference::Reference::parse(wanted) {
+        Ok(reference) => {
+            let name = reference.with_default_tag().familiar();
+            let named = |i: &&ImageView| i.names.contains(&name) || i.digests.contains(&name);
+            if let Some(image) = list.iter().find(named) {
+                return Ok(image.clone());
+            }
         }
+        // not a name at all: another mistake than one that nobody has
+        Err(wrong) if !is_hex && !wanted.starts_with("sha256:") => {
+            return Err(Error::invalid(wrong.to_string()));
+        }
+        Err(_) => {}
     }
     if !is_hex {
         return Err(none());
@@ -401,7 +408,7 @@ pub(crate) async fn commit(
         author: options.author,
         message: options.comment,
         changes: options.changes,
-        config: run_config(&record.spec),
+        config: run_config(&laid_over(options.config, record.spec.clone())),
         exclude,
         ..CommitRequest::default()
     };
@@ -421,6 +428,64 @@ pub(crate) async fn commit(
     let name = options.reference.as_deref().unwrap_or(&id);
     engine.image_event("create", &id, name);
     Ok(id)
+}
+
+/// A configuration where it says something, else the container's.
+///
+/// source: moby, `merge` of daemon/commit.go
+fn laid_over(given: ContainerSpec, own: ContainerSpec) -> ContainerSpec {
+    fn union(mut list: Vec<String>, more: Vec<String>) -> Vec<String> {
+        list.extend(more);
+        let mut seen = std::collections::HashSet::new();
+        list.retain(|item| seen.insert(item.clone()));
+        list
+    }
+    let key = |pair: &str| pair.split('=').next().map(str::to_owned);
+    let set: Vec<_> = given.env.iter().map(|e| key(e)).collect();
+    let mut env = given.env;
+    env.extend(own.env.into_iter().filter(|e| !set.contains(&key(e))));
+    let mut labels = own.labels;
+    labels.extend(given.labels);
+    let is_set = |words: &Option<Vec<String>>| words.as_ref().is_some_and(|w| !w.is_empty());
+    let (entrypoint, command) = match (is_set(&given.entrypoint), is_set(&given.command)) {
+        // another program has nothing of the old one's arguments
+        (true, _) => (given.entrypoint, given.command),
+        (false, true) => (given.entrypoint.or(own.entrypoint), given.command),
+        (false, false) => (given.entrypoint.or(own.entrypoint), own.command),
+    };
+    let text = |given: String, own: String| if given.is_empty() { own } else { given };
+    ContainerSpec {
+        entrypoint,
+        command,
+        env,
+        labels,
+        user: text(given.user, own.user),
+        working_dir: text(given.working_dir, own.working_dir),
+        exposed_ports: union(own.exposed_ports, given.exposed_ports),
+        volumes: union(own.volumes, given.volumes),
+        stop_signal: given.stop_signal.or(own.stop_signal),
+        health: match (given.health, own.health) {
+            (Some(given), Some(own)) => Some(health_over(given, own)),
+            (given, own) => given.or(own),
+        },
+        ..ContainerSpec::default()
+    }
+}
+
+fn health_over(given: HealthSpec, own: HealthSpec) -> HealthSpec {
+    let time = |given: i64, own: i64| if given == 0 { own } else { given };
+    HealthSpec {
+        test: if given.test.is_empty() {
+            own.test
+        } else {
+            given.test
+        },
+        interval: time(given.interval, own.interval),
+        timeout: time(given.timeout, own.timeout),
+        start_period: time(given.start_period, own.start_period),
+        start_interval: time(given.start_interval, own.start_interval),
+        retries: time(given.retries, own.retries),
+    }
 }
 
 /// What the container was made with, merged as it is.
@@ -480,6 +545,55 @@ pub(crate) async fn fsck(engine: &Arc<Inner>, repair: bool) -> Result<crate::Fsc
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_commit_says_what_it_is_given_and_else_what_the_container_says() {
+        let words = |list: &[&str]| list.iter().map(|w| (*w).to_owned()).collect::<Vec<_>>();
+        let own = ContainerSpec {
+            entrypoint: Some(words(&["init"])),
+            command: Some(words(&["serve"])),
+            env: words(&["A=own", "B=own"]),
+            user: "own".to_owned(),
+            exposed_ports: words(&["80/tcp"]),
+            labels: [("a", "own"), ("b", "own")]
+                .map(|(k, v)| (k.to_owned(), v.to_owned()))
+                .into(),
+            health: Some(HealthSpec {
+                test: words(&["CMD", "true"]),
+                retries: 3,
+                ..HealthSpec::default()
+            }),
+            ..ContainerSpec::default()
+        };
+        let nothing = laid_over(ContainerSpec::default(), own.clone());
+        assert_eq!(nothing, own);
+        let given = ContainerSpec {
+            env: words(&["A=given"]),
+            command: Some(words(&["other"])),
+            working_dir: "/given".to_owned(),
+            exposed_ports: words(&["80/tcp", "81/tcp"]),
+            labels: [("a".to_owned(), "given".to_owned())].into(),
+            health: Some(HealthSpec {
+                retries: 9,
+                ..HealthSpec::default()
+            }),
+            ..ContainerSpec::default()
+        };
+        let both = laid_over(given.clone(), own.clone());
+        assert_eq!(both.env, ["A=given", "B=own"]);
+        assert_eq!(both.entrypoint, own.entrypoint);
+        assert_eq!(both.command, given.command);
+        assert_eq!((both.user.as_str(), both.working_dir.as_str()), ("own", "/given"));
+        assert_eq!(both.exposed_ports, ["80/tcp", "81/tcp"]);
+        assert_eq!((both.labels["a"].as_str(), both.labels["b"].as_str()), ("given", "own"));
+        let health = both.health.unwrap();
+        assert_eq!((health.test.len(), health.retries), (2, 9));
+        let program = ContainerSpec {
+            entrypoint: Some(words(&["program"])),
+            ..ContainerSpec::default()
+        };
+        assert_eq!(laid_over(program, own).command, None);
+    }
 
     #[test]
     fn images_are_found_as_docker_finds_them() {

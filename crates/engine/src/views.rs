@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{ContainerRecord, Phase, Resources, RestartPolicy};
+use crate::model::{ContainerRecord, ContainerSpec, Phase, Resources, RestartPolicy};
 
 /// Where an instance lives and what it defaults to.
 #[derive(Debug, Clone)]
@@ -338,7 +338,10 @@ pub struct CommitOptions {
     pub comment: String,
     /// Freeze it meanwhile.
     pub pause: bool,
-    /// Dockerfile instructions: `CMD ["x"]`, `ENV A=b`...
+    /// What the image says in the place of the container: absent or empty fields are the container's. Fields
+    /// that an image doesn't have say nothing.
+    pub config: ContainerSpec,
+    /// Dockerfile instructions, on top of both: `CMD ["x"]`, `ENV A=b`...
     pub changes: Vec<String>,
 }
 

@@ -230,19 +230,22 @@ pub(super) async fn prune(call: Call) -> Answer {
 
 pub(super) async fn commit(mut call: Call) -> Answer {
     let config: Config = call.json_or_default().await?;
-    if config != Config::default() {
-        return Err(Failure::not_built(
-            "a configuration in the body of commit (use the parameter changes)",
-        ));
-    }
     let Some(id) = call.query.text("container").map(str::to_owned) else {
         return Err(Failure::invalid("the parameter container must name one"));
     };
+    // read as that of a container, which must name an image; an image names none
+    let image = id.clone();
+    let as_of_a_container = CreateRequest {
+        config: Config { image, ..config },
+        ..CreateRequest::default()
+    };
+    let config = request::spec(as_of_a_container, &call.api.config.defaults)?;
     let options = CommitOptions {
         reference: super::images::reference(&call.query),
         author: call.query.get("author").unwrap_or_default().to_owned(),
         comment: call.query.get("comment").unwrap_or_default().to_owned(),
         pause: call.query.on_or("pause", true),
+        config,
         changes: super::images::change_lines(&call.query),
     };
     let engine = call.engine().clone();

@@ -47,6 +47,12 @@ pub(super) async fn inspect(call: Call) -> Answer {
     let mut old = serde_json::to_value(&document).map_err(|e| Failure::invalid(e.to_string()))?;
     old["Config"] = serde_json::to_value(summary::image_config_before_1_50(&view.config))
         .map_err(|e| Failure::invalid(e.to_string()))?;
+    if !call.version.at_least(45) {
+        // the container that a commit was of: nobody needs it, but the fields were always there
+        old["Container"] = serde_json::json!("");
+        old["ContainerConfig"] = serde_json::to_value(api::container::Config::default())
+            .map_err(|e| Failure::invalid(e.to_string()))?;
+    }
     ok(&old)
 }
 
