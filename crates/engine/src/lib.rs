@@ -477,9 +477,14 @@ impl Engine {
         })
         .await?;
         let command = spec.argv.join(" ");
+        let record = entry.view.load().record.clone();
+        let mut spec = spec;
+        if spec.user.is_empty() {
+            // and shown so
+            spec.user.clone_from(&record.spec.user);
+        }
         let cell = self.inner.execs.create(&entry.id, spec)?;
         let more = [("execID", cell.id.clone())];
-        let record = entry.view.load().record.clone();
         self.inner
             .container_event(&record, format!("exec_create: {command}"), &more);
         tell_execs_changed(&entry);

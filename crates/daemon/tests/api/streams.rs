@@ -346,10 +346,13 @@ fn the_store_is_checked() {
 /// A message of a client's: one frame, masked. source: RFC 6455, section 5.2
 fn ws_send(stream: &mut UnixStream, opcode: u8, data: &[u8]) {
     let mask = [1, 2, 3, 4];
-    let mut frame = vec![0x80 | opcode, 0x80 | u8::try_from(data.len()).unwrap()];
+    let mut frame = vec![
+        0x80 | opcode,
+        0x80 | u8::try_from(data.len()).expect("a short message"),
+    ];
     frame.extend(mask);
     frame.extend(data.iter().zip(mask.iter().cycle()).map(|(b, m)| b ^ m));
-    stream.write_all(&frame).unwrap();
+    stream.write_all(&frame).expect("the engine reads");
 }
 
 /// Messages until the close, by their kind.
@@ -363,13 +366,13 @@ fn ws_read(stream: &mut UnixStream) -> Vec<(u8, Vec<u8>)> {
         let length = match head[1] {
             126 => {
                 let mut long = [0; 2];
-                stream.read_exact(&mut long).unwrap();
+                stream.read_exact(&mut long).expect("a length");
                 u16::from_be_bytes(long).into()
             }
             short => usize::from(short),
         };
         let mut data = vec![0; length];
-        stream.read_exact(&mut data).unwrap();
+        stream.read_exact(&mut data).expect("a whole message");
         out.push((head[0] & 0xf, data));
     }
 }

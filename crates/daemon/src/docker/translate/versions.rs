@@ -169,7 +169,7 @@ pub(crate) fn image(
     }
     if !version.at_least(45) {
         out["Container"] = json!("");
-        out["ContainerConfig"] = Value::Null;
+        out["ContainerConfig"] = value(&api::container::Config::default())?;
     }
     if !version.at_least(44) && out.get("Created").is_none() {
         out["Created"] = json!(api::container::NO_TIME);
