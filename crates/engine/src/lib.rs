@@ -1,5 +1,6 @@
 //! The domain: containers, images, volumes; one actor per container; events; reconcile at start.
 
+mod cdi;
 mod container;
 mod create;
 mod devices;
@@ -46,6 +47,7 @@ use tokio::net::UnixStream;
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 pub use ::registry::Config as RegistrySettings;
+pub use cdi::is_qualified as is_cdi_device;
 pub use container::health_word;
 pub use error::Error;
 pub use networks::{
@@ -195,6 +197,18 @@ impl Engine {
         self.inner.labels.store(Arc::new(labels));
         let client = ::registry::Client::new(registries);
         self.inner.remote.store(Arc::new(client));
+    }
+
+    /// Devices that the files of the Container Device Interface give, by name.
+    ///
+    /// # Errors
+    /// When reading them takes too long.
+    pub async fn cdi_devices(&self) -> Result<Vec<String>, Error> {
+        self.inner
+            .blocking("look for CDI devices", |inner| {
+                Ok(cdi::load(&inner.config.cdi_dirs).names())
+            })
+            .await
     }
 
     /// As they are now.

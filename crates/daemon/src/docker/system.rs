@@ -180,11 +180,21 @@ pub(super) async fn info(call: Call) -> Answer {
         runtimes: BTreeMap::from([("plimsoll".to_owned(), own)]),
         default_runtime: "plimsoll".to_owned(),
         live_restore_enabled: true,
+        cdi_spec_dirs: Some(
+            call.api
+                .config
+                .cdi_dirs
+                .iter()
+                .map(|d| d.display().to_string())
+                .collect(),
+        ),
         security_options: engine.security_options,
         warnings: Some(engine.warnings).filter(|w| !w.is_empty()),
         ..Info::default()
     };
-    ok(&versions::info(&document, call.version)?)
+    // not worth an error: what can't be read is not there
+    let devices = call.engine().cdi_devices().await.unwrap_or_default();
+    ok(&versions::info(&document, &devices, call.version)?)
 }
 
 /// `type` limits what is counted; several may be given.
