@@ -121,13 +121,20 @@ fn registries(settings: &engine::RegistrySettings) -> RegistryConfig {
 }
 
 pub(super) async fn info(call: Call) -> Answer {
+    let document = shown(&call);
+    // not worth an error: what can't be read is not there
+    let devices = call.engine().cdi_devices().await.unwrap_or_default();
+    ok(&versions::info(&document, &devices, call.version)?)
+}
+
+fn shown(call: &Call) -> Info {
     let engine = call.engine().info();
     let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
     let words = |list: &[&str]| Some(list.iter().map(|s| (*s).to_owned()).collect());
     let own = Runtime {
         path: "plimsoll".to_owned(),
     };
-    let document = Info {
+    Info {
         id: engine.id,
         containers: count(engine.containers),
         containers_running: count(engine.running),
@@ -191,10 +198,7 @@ pub(super) async fn info(call: Call) -> Answer {
         security_options: engine.security_options,
         warnings: Some(engine.warnings).filter(|w| !w.is_empty()),
         ..Info::default()
-    };
-    // not worth an error: what can't be read is not there
-    let devices = call.engine().cdi_devices().await.unwrap_or_default();
-    ok(&versions::info(&document, &devices, call.version)?)
+    }
 }
 
 /// `type` limits what is counted; several may be given.
