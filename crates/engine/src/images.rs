@@ -583,9 +583,15 @@ mod tests {
         assert_eq!(both.env, ["A=given", "B=own"]);
         assert_eq!(both.entrypoint, own.entrypoint);
         assert_eq!(both.command, given.command);
-        assert_eq!((both.user.as_str(), both.working_dir.as_str()), ("own", "/given"));
+        assert_eq!(
+            (both.user.as_str(), both.working_dir.as_str()),
+            ("own", "/given")
+        );
         assert_eq!(both.exposed_ports, ["80/tcp", "81/tcp"]);
-        assert_eq!((both.labels["a"].as_str(), both.labels["b"].as_str()), ("given", "own"));
+        assert_eq!(
+            (both.labels["a"].as_str(), both.labels["b"].as_str()),
+            ("given", "own")
+        );
         let health = both.health.unwrap();
         assert_eq!((health.test.len(), health.retries), (2, 9));
         let program = ContainerSpec {
