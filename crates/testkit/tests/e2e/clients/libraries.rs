@@ -38,6 +38,14 @@ fn python(script: &str) -> Command {
     command
 }
 
+fn node(script: &str) -> Command {
+    let mut command = testkit::instance::command("node");
+    command
+        .arg(Path::new(SCRIPTS).join(script))
+        .env("CLIENT_LIBRARIES", installed("node"));
+    command
+}
+
 /// Of each step what was seen: paths in a document and what is there.
 type Transcript = BTreeMap<String, String>;
 
@@ -48,7 +56,8 @@ fn transcript(mut client: Command, socket: &Path, version: Option<&str>) -> Tran
     std::fs::create_dir_all(&config).unwrap();
     let client = client
         .env("DOCKER_HOST", format!("unix://{}", socket.display()))
-        .env("DOCKER_CONFIG", config)
+        .env("DOCKER_CONFIG", &config)
+        .env("TMPDIR", config)
         .envs(version.map(|v| ("CLIENT_API_VERSION", v)))
         .stdin(Stdio::null());
     let output = client.output().expect("the client can be executed");
@@ -189,11 +198,10 @@ fn testcontainers_for_python() {
 
 #[test]
 fn dockerode() {
-    as_with_dockerd("dockerode", || {
-        let mut command = testkit::instance::command("node");
-        command
-            .arg(Path::new(SCRIPTS).join("dockerode.mjs"))
-            .env("CLIENT_LIBRARIES", installed("node"));
-        command
-    });
+    as_with_dockerd("dockerode", || node("dockerode.mjs"));
+}
+
+#[test]
+fn testcontainers_for_node() {
+    as_with_dockerd("testcontainers-node", || node("testcontainers.mjs"));
 }
