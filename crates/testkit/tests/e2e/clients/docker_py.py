@@ -334,3 +334,4 @@ networks()
 volumes()
 events()
 assert client.containers.list(all=True) == []
+saw("end", "")

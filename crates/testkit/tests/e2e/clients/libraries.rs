@@ -63,7 +63,7 @@ fn transcript(mut client: Command, socket: &Path, version: Option<&str>) -> Tran
     let output = client.output().expect("the client can be executed");
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(
-        output.status.success(),
+        output.status.success() && said.ends_with("[\"end\",\"\"]\n"),
         "{client:?}: {said}\n{}",
         String::from_utf8_lossy(&output.stderr)
     );

@@ -103,3 +103,4 @@ for left in client.containers.list(all=True, ignore_removed=True):
     # one whose start was not waited out is the reaper's, which is a stand-in here
     left.remove(force=True)
 client.images.remove("reaper:1", force=True)
+saw("end", "")
