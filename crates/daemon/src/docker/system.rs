@@ -128,7 +128,10 @@ pub(super) async fn info(call: Call) -> Answer {
 }
 
 fn shown(call: &Call) -> Info {
+    let cdi_dirs = call.api.config.cdi_dirs.iter();
+    let cdi_dirs = cdi_dirs.map(|d| d.display().to_string());
     let engine = call.engine().info();
+    let pairs = engine.driver_status.into_iter();
     let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
     let words = |list: &[&str]| Some(list.iter().map(|s| (*s).to_owned()).collect());
     let own = Runtime {
@@ -142,13 +145,7 @@ fn shown(call: &Call) -> Info {
         containers_stopped: count(engine.stopped),
         images: count(engine.images),
         driver: engine.driver,
-        driver_status: Some(
-            engine
-                .driver_status
-                .into_iter()
-                .map(|(k, v)| [k, v])
-                .collect(),
-        ),
+        driver_status: Some(pairs.map(|(k, v)| [k, v]).collect()),
         plugins: PluginsInfo {
             volume: words(&["local"]),
             network: words(&["bridge", "host", "null"]),
@@ -187,14 +184,7 @@ fn shown(call: &Call) -> Info {
         runtimes: BTreeMap::from([("plimsoll".to_owned(), own)]),
         default_runtime: "plimsoll".to_owned(),
         live_restore_enabled: true,
-        cdi_spec_dirs: Some(
-            call.api
-                .config
-                .cdi_dirs
-                .iter()
-                .map(|d| d.display().to_string())
-                .collect(),
-        ),
+        cdi_spec_dirs: Some(cdi_dirs.collect()),
         security_options: engine.security_options,
         warnings: Some(engine.warnings).filter(|w| !w.is_empty()),
         ..Info::default()

@@ -43,10 +43,19 @@ def archive(**files):
 
 def system():
     assert client.ping() is True
-    saw("version", sorted(client.version()))
-    saw("info", sorted(client.info()))
-    saw("df", shape(client.df()))
+    saw("version", shape(client.version() | {"Components": []}))
+    saw("info", dict.fromkeys(client.info(), ""))
+    saw("df", shape(client.df() | {"BuildCache": []}))
     refused("login", APIError, lambda: client.login("a", "b", registry="127.0.0.1:1"))
+
+
+def drivers():
+    """dockerd looks 15 s for the plug-in of each, so it is not asked."""
+    driver = "none-such"
+    logged = client.api.create_host_config(log_config=LogConfig(type=driver))
+    refused("volume: a driver that is none", NotFound, lambda: client.volumes.create("x", driver=driver))
+    refused("network: a driver that is none", NotFound, lambda: client.networks.create("x", driver=driver))
+    refused("log: a driver that is none", APIError, lambda: client.api.create_container(IMAGE, host_config=logged))
 
 
 def runs():
@@ -56,7 +65,8 @@ def runs():
     lines = client.containers.run(IMAGE, ["sh", "-c", "echo a; echo b"], stream=True, remove=True)
     assert b"".join(lines) == b"a\nb\n"
     refused("run: exit 3", ContainerError, lambda: client.containers.run(IMAGE, ["sh", "-c", "exit 3"], remove=True))
-    refused("run: no such program", APIError, lambda: client.containers.run(IMAGE, "no-such", remove=True))
+    refused("run: no such program", APIError, lambda: client.containers.run(IMAGE, "no-such", name="never"))
+    client.containers.get("never").remove()
     refused("create: no such image", ImageNotFound, lambda: client.api.create_container("none:such", "true"))
     for what, options in {
         "memory": {"mem_limit": "1k"},
@@ -64,7 +74,6 @@ def runs():
         "capability": {"cap_add": ["FLY"]},
         "user": {"user": "nobody-knows"},
         "name": {"name": "a name"},
-        "log driver": {"log_config": LogConfig(type="none-such")},
     }.items():
         def wrong():
             made = client.containers.create(IMAGE, "true", **options)
@@ -147,7 +156,7 @@ def changes(web):
     assert any("sleep 100" in line for line in sum(web.top(ps_args="-o pid,args")["Processes"], []))
     once = web.stats(stream=False)
     assert once["networks"]["eth0"]["rx_bytes"] >= 0
-    saw("stats", sorted(once))
+    saw("stats", dict.fromkeys(once, ""))
     streamed = next(web.stats(decode=True))
     assert streamed["memory_stats"]["limit"] == 64 << 20, streamed["memory_stats"]
     web.pause()
@@ -193,7 +202,7 @@ def attachments():
     sock._sock.sendall(b"typed\n")
     assert sock.read(14)[8:] == b"typed\n"
     sock.close()
-    assert made.logs() == b"typed\n"
+    until("what was said", lambda: made.logs() == b"typed\n")
     made.resize(20, 40)
     made.remove(force=True)
     shell = client.containers.create(IMAGE, ["sh", "-c", "stty size; read a; echo got $a"], tty=True, stdin_open=True)
@@ -240,7 +249,6 @@ def networks():
     made = client.networks.create("back", ipam=IPAMConfig(pool_configs=[pool]), labels={"a": "b"}, internal=True)
     saw("network", {k: v for k, v in made.attrs.items() if k not in ("Id", "Created")})
     refused("network: a name that is taken", APIError, lambda: client.networks.create("back", check_duplicate=True))
-    refused("network: a driver that is none", APIError, lambda: client.networks.create("x", driver="none-such"))
     first = client.containers.run(
         IMAGE, "sleep 100", detach=True, network="back", name="first", mac_address="02:00:00:00:00:09",
         networking_config={"back": EndpointConfig(client.api._version, aliases=["db"], ipv4_address="10.79.0.7")},
@@ -276,7 +284,6 @@ def volumes():
     assert [v.name for v in client.volumes.list(filters={"label": "a"})] == ["data"]
     user = client.containers.create(IMAGE, "true", volumes={"data": {"bind": "/d", "mode": "ro"}})
     refused("volume: remove one in use", APIError, made.remove)
-    refused("volume: a driver that is none", APIError, lambda: client.volumes.create("x", driver="none-such"))
     refused("volume: a name that is none", APIError, lambda: client.volumes.create("a/b"))
     user.remove()
     made.remove()
@@ -302,7 +309,7 @@ def events():
     assert sorted(e["Action"].split(":")[0] for e in replayed) == sorted(actions)
     saw("event", shape(event))
     auto = client.containers.run(IMAGE, "true", auto_remove=True, detach=True)
-    until("its removal", lambda: not [c for c in client.containers.list(all=True) if c.id == auto.id])
+    until("its removal", lambda: not [c for c in client.containers.list(all=True, ignore_removed=True) if c.id == auto.id])
     refused("container: no such", NotFound, lambda: client.containers.get(auto.id))
     refused("container: logs of nobody", NotFound, lambda: client.api.logs("nobody"))
     refused("swarm: not in one", APIError, lambda: client.services.list())
@@ -311,6 +318,8 @@ def events():
 
 
 system()
+if "CLIENT_API_VERSION" not in os.environ:
+    drivers()
 runs()
 web = options()
 logs(web)
@@ -324,3 +333,5 @@ client.volumes.get("kept").remove()
 networks()
 volumes()
 events()
+assert client.containers.list(all=True) == []
+saw("end", "")

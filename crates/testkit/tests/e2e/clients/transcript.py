@@ -5,7 +5,7 @@ import sys
 
 
 def saw(step, value):
-    print(json.dumps([step, value], sort_keys=True), flush=True)
+    print(json.dumps([step, value], sort_keys=True, separators=(",", ":")), flush=True)
 
 
 def refused(step, error, call):
