@@ -244,7 +244,7 @@ impl Placer<'_> {
         unpack::dress(fd.as_fd(), record).map_err(|e| failed(entry, "set its attributes", e))?;
         unpack::set_times(fd.as_fd(), record.mtime)
             .map_err(|e| failed(entry, "set its time", e))?;
-        if self.count <= SYNC_EACH {
+        if self.syncs_each() {
             File::from(fd)
                 .sync_all()
                 .map_err(|e| failed(entry, "sync", e))?;
@@ -266,6 +266,10 @@ impl Placer<'_> {
             .map_err(|e| failed(entry, "make hard link", e))
     }
 
+    fn syncs_each(&self) -> bool {
+        self.count <= SYNC_EACH && !self.options.throwaway
+    }
+
     fn finish(mut self, target: &OwnedFd, path: &str) -> Result<(), ArchivePathError> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         for (dir, record) in std::mem::take(&mut self.directories) {
@@ -277,10 +281,13 @@ impl Placer<'_> {
                 unpack::set_default_acl(fd.as_fd(), &record)
                     .and_then(|()| unpack::set_times(fd.as_fd(), record.mtime))
                     .map_err(|e| io_error("set the time of", path, e))?;
-                if self.count <= SYNC_EACH {
+                if self.syncs_each() {
                     sync_dir(&fd, path)?;
                 }
             }
+        }
+        if self.options.throwaway {
+            return Ok(());
         }
         let target = reopen(target, OFlags::RDONLY | OFlags::DIRECTORY)
             .map_err(|e| io_error("open", path, e))?;
