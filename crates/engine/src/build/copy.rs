@@ -335,7 +335,7 @@ impl Job {
             for (n, source) in sources.iter().enumerate() {
                 let to = format!("{n}/{}/{}", source.parents, source.name);
                 let to = absolute("/", &to);
-                let take = self.take(&mut picked, index, source, to[1..].as_bytes(), (0, 0));
+                let take = self.take(&mut picked, index, source, &to.as_bytes()[1..], (0, 0));
                 take.map_err(Error::store("read the build context"))?;
             }
         }

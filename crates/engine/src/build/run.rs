@@ -205,82 +205,82 @@ impl Builder {
         run: &Run,
     ) -> Result<Extras, BuildFailure> {
         let mut extras = Extras::default();
-        let working_dir = done.state.config.config.working_dir.clone();
+        let working_dir = &done.state.config.config.working_dir;
         for flag in &run.mounts {
             let mount = flag.mount(&mut done.scope.expander());
             let mount = mount.map_err(|e| self.at(found, e))?;
-            extras.sum = digest(&[&extras.sum, flag.text(), &format!("{mount:?}")]);
-            match mount {
-                Mount::Tmpfs {
-                    target,
-                    size,
-                    read_only,
-                } => {
-                    let target = absolute(&working_dir, &target);
-                    let mut spec = MountSpec::plain(MountKind::Tmpfs, "", &target);
-                    (spec.tmpfs_size, spec.read_only) = (size, read_only);
-                    extras.mounts.push(spec);
-                }
-                Mount::Secret {
-                    id, required: true, ..
-                } => {
-                    return Err(self.at(found, format!(
-                        "secret {id} not found: this endpoint has no way to send secrets; give it by a build argument of a stage that is not kept, or leave required out"
-                    )).into());
-                }
-                // what is not there is not mounted, as it is said
-                Mount::Secret { .. } => {}
-                Mount::Ssh { .. } => {
-                    let what =
-                        "RUN --mount=type=ssh is not built: this endpoint has no way to an agent";
-                    return Err(Error::unsupported(self.at(found, what).report()).into());
-                }
-                Mount::Bind {
-                    from,
-                    source,
-                    target,
-                    read_only,
-                } => {
-                    if !read_only {
-                        let what =
-                            "RUN --mount=type=bind,rw is not built: copy what is to be written";
-                        return Err(Error::unsupported(self.at(found, what).report()).into());
-                    }
-                    let target = absolute(&working_dir, &target);
-                    let (spec, sum) = self.bind(found, from.as_deref(), &source, &target).await?;
-                    extras.sum = digest(&[&extras.sum, &sum]);
-                    extras.mounts.extend(spec);
-                }
-                Mount::Cache {
-                    id,
-                    from,
-                    target,
-                    read_only,
-                    sharing,
-                    owner,
-                    ..
-                } => {
-                    if from.is_some() {
-                        let what =
-                            "RUN --mount=type=cache,from= is not built: fill the cache by a RUN";
-                        return Err(Error::unsupported(self.at(found, what).report()).into());
-                    }
-                    let target = absolute(&working_dir, &target);
-                    let dir = self.cache_dir(&digest(&["cache", &id]), owner).await?;
-                    if sharing != Sharing::Shared {
-                        extras.turns.push(self.engine.builds.turn(&id).await);
-                    }
-                    let source = dir.to_string_lossy().into_owned();
-                    let mut spec = MountSpec::plain(MountKind::Bind, &source, &target);
-                    spec.read_only = read_only;
-                    extras.mounts.push(spec);
-                }
+            if let Some(what) = refusal(&mount) {
+                let refused = self.at(found, what).report();
+                return Err(Error::unsupported(refused).into());
             }
+            extras.sum = digest(&[&extras.sum, flag.text(), &format!("{mount:?}")]);
+            self.mount(found, mount, working_dir, &mut extras).await?;
         }
         if let Script::File { name, content } = run.script() {
             extras.mounts.push(self.script(&name, content).await?);
         }
         Ok(extras)
+    }
+
+    async fn mount(
+        &mut self,
+        found: &Located<Instruction>,
+        mount: Mount,
+        working_dir: &str,
+        extras: &mut Extras,
+    ) -> Result<(), BuildFailure> {
+        match mount {
+            Mount::Tmpfs {
+                target,
+                size,
+                read_only,
+            } => {
+                let target = absolute(working_dir, &target);
+                let mut spec = MountSpec::plain(MountKind::Tmpfs, "", &target);
+                (spec.tmpfs_size, spec.read_only) = (size, read_only);
+                extras.mounts.push(spec);
+            }
+            Mount::Bind {
+                from,
+                source,
+                target,
+                ..
+            } => {
+                let target = absolute(working_dir, &target);
+                let (spec, sum) = self.bind(found, from.as_deref(), &source, &target).await?;
+                extras.sum = digest(&[&extras.sum, &sum]);
+                extras.mounts.push(spec);
+            }
+            Mount::Cache {
+                id,
+                target,
+                read_only,
+                sharing,
+                owner,
+                ..
+            } => {
+                let target = absolute(working_dir, &target);
+                let dir = self.cache_dir(&digest(&["cache", &id]), owner).await?;
+                if sharing != Sharing::Shared {
+                    extras.turns.push(self.engine.builds.turn(&id).await);
+                }
+                let source = dir.to_string_lossy().into_owned();
+                let mut spec = MountSpec::plain(MountKind::Bind, &source, &target);
+                spec.read_only = read_only;
+                extras.mounts.push(spec);
+            }
+            Mount::Secret {
+                id, required: true, ..
+            } => {
+                let what = format!(
+                    "secret {id} not found: the classic endpoint has no way to send one; leave required out, or copy it into a stage that is not kept"
+                );
+                return Err(self.at(found, what).into());
+            }
+            // a secret that is not there is not mounted, as it is said; others were refused
+            Mount::Secret { .. } | Mount::Ssh { .. } => {}
+        }
+        Ok(())
     }
 
     /// A file with `#!` that is executed itself.
@@ -324,7 +324,7 @@ impl Builder {
         from: Option<&str>,
         source: &str,
         target: &str,
-    ) -> Result<(Option<MountSpec>, String), BuildFailure> {
+    ) -> Result<(MountSpec, String), BuildFailure> {
         let source = absolute("/", source);
         let files = match from {
             None => None,
@@ -336,7 +336,7 @@ impl Builder {
                 spec.read_only = true;
                 spec.subpath = Some(source[1..].to_owned()).filter(|s| !s.is_empty());
                 let chain = self.chain_of(&id).await?;
-                Ok((Some(spec), chain))
+                Ok((spec, chain))
             }
             Some(_) => Err(self
                 .at(found, "the stage that is mounted from has no files")
@@ -372,7 +372,7 @@ impl Builder {
                 let path = path.to_string_lossy().into_owned();
                 let mut spec = MountSpec::plain(MountKind::Bind, &path, target);
                 spec.read_only = true;
-                Ok((Some(spec), sum))
+                Ok((spec, sum))
             }
         }
     }
@@ -391,6 +391,22 @@ impl Builder {
         self.engine
             .blocking("read the image that is mounted", read)
             .await
+    }
+}
+
+/// What would be accepted without effect.
+fn refusal(mount: &Mount) -> Option<&'static str> {
+    match mount {
+        Mount::Ssh { .. } => {
+            Some("RUN --mount=type=ssh is not built: the classic endpoint has no way to an agent")
+        }
+        Mount::Bind {
+            read_only: false, ..
+        } => Some("RUN --mount=type=bind,rw is not built: copy what is to be written"),
+        Mount::Cache { from: Some(_), .. } => {
+            Some("RUN --mount=type=cache,from= is not built: fill the cache by a RUN")
+        }
+        _ => None,
     }
 }
 
