@@ -35,6 +35,7 @@ pub(crate) struct BuildOptions {
     pull: bool,
     quiet: bool,
     image_file: Option<PathBuf>,
+    keep_containers: bool,
     /// Parameters of the call that are passed on as they are.
     plain: Vec<(&'static str, String)>,
 }
@@ -143,6 +144,18 @@ pub(crate) static BUILD: Verb<BuildOptions> = Verb {
                 |o, v| o.quiet = v,
                 "Print nothing but the image's id",
             ),
+            switch(
+                "rm",
+                None,
+                |o, v| o.keep_containers = !v,
+                "Remove the containers of RUN (default true; they are removed always)",
+            ),
+            switch(
+                "force-rm",
+                None,
+                |o, v| o.keep_containers &= !v,
+                "The same after a failure",
+            ),
             value(
                 "iidfile",
                 None,
@@ -250,6 +263,11 @@ pub(crate) static BUILD: Verb<BuildOptions> = Verb {
 
 fn build(context: &Context, o: BuildOptions, operands: Vec<String>) -> Outcome {
     let path = operands[0].as_str();
+    if o.keep_containers {
+        return Err(Failure::say(
+            "--rm=false is not built: the containers of a build are removed always",
+        ));
+    }
     if path.contains("://") || path.starts_with("git@") || path.starts_with("github.com/") {
         return Err(Failure::say(format!(
             "a context from {path}: not built; fetch it and give the directory"
@@ -358,7 +376,10 @@ fn send(context: &Context, o: &BuildOptions, name: &str, archive: &mut dyn Read)
         query = query.with("ulimits", &json(&o.ulimits));
     }
     let body = Body::Stream("application/x-tar", archive);
-    let answer = context.client.send("POST", &query.build(), body)?;
+    let who = crate::login::all_header()?;
+    let answer = context
+        .client
+        .send_with("POST", &query.build(), body, &who)?;
     let mut last = String::new();
     say_messages(answer, |line| {
         line.trim_end().clone_into(&mut last);
@@ -524,16 +545,24 @@ pub(crate) static PRUNE: Verb<PruneOptions> = Verb {
         if let Some(keep) = o.keep {
             query = query.with("keep-storage", &keep.to_string());
         }
-        let query = with_filters(query, &o.filters).build();
-        let report: BuildPruneReport = context.client.send("POST", &query, Body::Empty)?.json()?;
-        let deleted = report.caches_deleted.unwrap_or_default();
-        let mut text = String::new();
-        if !deleted.is_empty() {
-            text = format!("Deleted build cache objects:\n{}\n\n", deleted.join("\n"));
-        }
+        let (text, freed) = prune(context, with_filters(query, &o.filters))?;
         context.print(&format!(
             "{text}Total reclaimed space: {}\n",
-            human::size4(report.space_reclaimed as f64)
+            human::size4(freed as f64)
         ))
     },
 };
+
+/// Removes the build cache; the report and the bytes freed.
+pub(crate) fn prune(context: &Context, query: Query) -> Result<(String, u64), Failure> {
+    let report: BuildPruneReport = context
+        .client
+        .send("POST", &query.build(), Body::Empty)?
+        .json()?;
+    let deleted = report.caches_deleted.unwrap_or_default();
+    let mut text = String::new();
+    if !deleted.is_empty() {
+        text = format!("Deleted build cache objects:\n{}\n\n", deleted.join("\n"));
+    }
+    Ok((text, report.space_reclaimed))
+}

@@ -446,22 +446,25 @@ fn the_cache_is_told_of_and_pruned() {
     fsck_is_clean(&instance);
 }
 
+/// A build that fails says these words; answers with the command's exit code.
+#[track_caller]
+fn says(instance: &Instance, lines: &[&str], options: &[&str], words: &[&str]) -> Option<i32> {
+    let context = Context::new(&[("f", "x"), ("Dockerfile", &fits(lines))]);
+    let output = docker_build(instance, &context, options);
+    let said = text(&output);
+    assert!(!output.status.success(), "{said}");
+    for word in words {
+        assert!(said.contains(word), "{word}: {said}");
+    }
+    output.status.code()
+}
+
 /// In Docker's words, with the exit code of the step, or with the file's lines.
 #[test]
 fn failures_have_their_words() {
     let instance = Instance::with_busybox();
-    let context = Context::new(&[("f", "x")]);
-    let says = |lines: &[&str], options: &[&str], words: &[&str]| {
-        context.write("Dockerfile", &fits(lines));
-        let output = docker_build(&instance, &context, options);
-        let said = text(&output);
-        assert!(!output.status.success(), "{said}");
-        for word in words {
-            assert!(said.contains(word), "{word}: {said}");
-        }
-        output.status.code()
-    };
     let code = says(
+        &instance,
         &["RUN echo before; exit 7"],
         &[],
         &[
@@ -470,61 +473,92 @@ fn failures_have_their_words() {
         ],
     );
     assert_eq!(code, Some(7));
-    says(
-        &["COPY nope /"],
-        &[],
-        &[
-            "COPY failed: file not found in build context",
-            "stat nope: file does not exist",
-        ],
-    );
-    says(&["COPY no* /"], &[], &["no source files were specified"]);
-    says(
-        &["COPY f Dockerfile /x"],
-        &[],
-        &["destination must be a directory and end with a /"],
-    );
-    says(
-        &["COPPY f /x"],
-        &[],
-        &[
-            "unknown instruction: COPPY",
-            "did you mean COPY?",
-            "Dockerfile:2",
-            ">>> COPPY f /x",
-        ],
-    );
-    says(
-        &["COPY --chown=nobody-here f /x"],
-        &[],
-        &["unable to find user nobody-here"],
-    );
-    says(
-        &["ADD https://example.test/x /x"],
-        &[],
-        &["ADD of a URL is not built"],
-    );
-    says(
-        &["RUN --mount=type=ssh true"],
-        &[],
-        &["type=ssh is not built"],
-    );
-    says(
-        &["RUN --security=insecure true"],
-        &[],
-        &["--security=insecure is not built"],
-    );
-    says(
-        &["RUN --mount=type=secret,id=s,required=true true"],
-        &[],
-        &["secret s not found"],
-    );
-    says(&["RUN true"], &["--squash"], &["squash"]);
-    says(&["RUN true"], &["--cache-from", "x"], &["--cache-from"]);
-    says(&["RUN true"], &["-f", "Other"], &["Other"]);
-    says(&["RUN true"], &["-t", "UPPER"], &["UPPER"]);
+    for (line, words) in [
+        (
+            "COPY nope /",
+            [
+                "COPY failed: file not found in build context",
+                "stat nope: file does not exist",
+            ],
+        ),
+        (
+            "COPY no* /",
+            ["COPY failed", "no source files were specified"],
+        ),
+        (
+            "COPY f Dockerfile /x",
+            [
+                "more than one source file",
+                "destination must be a directory and end with a /",
+            ],
+        ),
+        (
+            "COPPY f /x",
+            [
+                "unknown instruction: COPPY (did you mean COPY?)",
+                ">>> COPPY f /x",
+            ],
+        ),
+        (
+            "COPY --chown=nobody-here f /x",
+            ["unable to find user", "nobody-here"],
+        ),
+        ("RUN [\"/no/such\"]", ["/no/such", "no such file"]),
+    ] {
+        says(&instance, &[line], &[], &words);
+    }
     assert_eq!(instance.containers(), Vec::<String>::new());
     assert_eq!(images(&instance), 1);
+}
+
+/// Nothing is accepted without effect.
+#[test]
+fn what_is_not_there_is_refused_by_name() {
+    let instance = Instance::with_busybox();
+    for (line, word) in [
+        ("ADD https://example.test/x /x", "ADD of a URL is not built"),
+        (
+            "ADD https://example.test/x.git /x",
+            "ADD of a git repository is not built",
+        ),
+        ("RUN --mount=type=ssh true", "type=ssh is not built"),
+        (
+            "RUN --security=insecure true",
+            "--security=insecure is not built",
+        ),
+        (
+            "RUN --mount=type=bind,rw,target=/x true",
+            "bind,rw is not built",
+        ),
+        (
+            "RUN --mount=type=secret,id=s,required=true true",
+            "secret s not found",
+        ),
+    ] {
+        says(&instance, &[line], &[], &[word]);
+    }
+    for (options, word) in [
+        (["--squash", "--rm"], "squash"),
+        (["--cache-from", "x"], "--cache-from"),
+        (["--security-opt", "x=y"], "--security-opt"),
+        (["-f", "Other"], "Other"),
+        (["-t", "UPPER"], "UPPER"),
+    ] {
+        says(&instance, &["RUN true"], &options, &[word]);
+    }
+    let archive = small(false);
+    for (path, word) in [
+        ("/build?version=2", "BuildKit"),
+        ("/build?remote=https%3A%2F%2Fx.test%2Fy.git", "remote"),
+        ("/build?rm=0", "--rm=false"),
+    ] {
+        let answer = instance.answered(instance.api().upload("POST", path, &archive));
+        assert!(
+            !answer.is_ok() && answer.text().contains(word),
+            "{path}: {}",
+            answer.text()
+        );
+    }
 }
 
 /// What a RUN has around it: shells, heredocs, networks, mounts.
