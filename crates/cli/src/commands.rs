@@ -37,6 +37,8 @@ pub(crate) static COMMANDS: &[&dyn Command] = &[
     &cmd::lists::IMAGES,
     &cmd::lists::HISTORY,
     &cmd::lists::VOLUME_LS,
+    &cmd::build::BUILD,
+    &cmd::build::PRUNE,
     &cmd::images::LOAD,
     &cmd::images::SAVE,
     &cmd::images::IMPORT,
@@ -89,6 +91,7 @@ pub(crate) static COMMANDS: &[&dyn Command] = &[
 const GROUPS: &[(&str, &str)] = &[
     ("container", "Manage containers"),
     ("image", "Manage images"),
+    ("builder", "Manage builds"),
     ("volume", "Manage volumes"),
     ("network", "Manage networks"),
     ("context", "Manage contexts: engines by name"),
@@ -97,18 +100,7 @@ const GROUPS: &[(&str, &str)] = &[
 
 /// Docker's commands that are not built yet.
 const LATER: &[(&str, &str)] = &[
-    (
-        "build",
-        "the Dockerfile front end comes later; make images with capture, import, load or commit",
-    ),
-    (
-        "buildx",
-        "the Dockerfile front end comes later; make images with capture, import, load or commit",
-    ),
-    (
-        "builder",
-        "the Dockerfile front end comes later; make images with capture, import, load or commit",
-    ),
+    ("buildx", "BuildKit's own interface is not built; use build"),
     ("search", "registries are not searched yet"),
     ("manifest", "the docker command reads manifests"),
     (

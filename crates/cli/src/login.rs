@@ -132,6 +132,20 @@ pub(crate) fn header(image: &str) -> Result<String, Failure> {
     ))
 }
 
+/// The header of a build, which may ask any registry: all that is known.
+pub(crate) fn all_header() -> Result<String, Failure> {
+    let config = read()?;
+    let auths = config.get("auths").and_then(Value::as_object);
+    let Some(auths) = auths.filter(|a| !a.is_empty()) else {
+        return Ok(String::new());
+    };
+    let text = serde_json::to_vec(auths).map_err(|e| Failure::say(e.to_string()))?;
+    Ok(format!(
+        "X-Registry-Config: {}\r\n",
+        api::base64::encode(&text)
+    ))
+}
+
 /// Keeps what lets somebody in.
 pub(crate) fn keep(registry: &str, user: &str, password: &str) -> Result<(), Failure> {
     let mut config = read()?;

@@ -39,7 +39,9 @@ pub(crate) async fn create(
 ) -> Result<Created, Error> {
     let mut warnings = check(&mut spec, &engine.config.facts)?;
     let image = engine.image(&spec.image)?;
-    merge(&mut spec, &image.config);
+    if !spec.host.of_build {
+        merge(&mut spec, &image.config);
+    }
     let argv = argv(&spec);
     if argv.first().is_none_or(String::is_empty) {
         return Err(Error::invalid("No command specified"));

@@ -40,7 +40,7 @@ const OWN_PATHS: [&str; 7] = [
     "/.dockerenv",
 ];
 
-fn excluded(record: &ContainerRecord) -> Vec<String> {
+pub(crate) fn excluded(record: &ContainerRecord) -> Vec<String> {
     let own = OWN_PATHS.iter().map(|p| (*p).to_owned());
     let mounts = record.mounts.iter().map(|m| m.destination.clone());
     own.chain(mounts)
@@ -270,6 +270,7 @@ pub(crate) async fn put(
     // takes as long as the client sends: no deadline but the client's
     let work = tokio::task::spawn_blocking(move || {
         let options = UntarOptions {
+            throwaway: false,
             no_overwrite_dir_non_dir: options.no_overwrite_dir_non_dir,
             // Docker keeps the archive's owners; with copyUIDGID it takes the container's user,
             // which is left to the archive too where that is root

@@ -27,6 +27,7 @@ pub(crate) fn view(info: &ImageInfo) -> ImageView {
         names: info.names.clone(),
         digests: info.digests.clone(),
         parent: info.parent.clone().unwrap_or_default(),
+        intermediate: info.intermediate,
         created: info.created.clone(),
         size: info.size,
         architecture: config.architecture.clone(),
@@ -387,6 +388,8 @@ pub(crate) async fn prune(engine: &Arc<Inner>, filters: &Filters) -> Result<Prun
     let mut pruned = Pruned::default();
     for image in list.iter() {
         if used.contains(&image.id)
+            // the build cache's: see its own prune
+            || image.intermediate
             || (dangling && !image.names.is_empty())
             || !prune::labels_match(filters, &image.config.labels)
             || !prune::older(&image.created, limit)

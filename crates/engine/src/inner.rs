@@ -46,6 +46,7 @@ pub(crate) struct Inner {
     pub(crate) networks: crate::networks::Networks,
     pub(crate) events: EventLog,
     pub(crate) execs: Execs,
+    pub(crate) builds: crate::build::Builds,
     pub(crate) budget: Budget,
     /// Of this instance's cgroups, from its exec root.
     pub(crate) instance: String,

@@ -1,5 +1,6 @@
 //! The domain: containers, images, volumes; one actor per container; events; reconcile at start.
 
+mod build;
 mod cdi;
 mod container;
 mod create;
@@ -47,6 +48,7 @@ use tokio::net::UnixStream;
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 pub use ::registry::Config as RegistrySettings;
+pub use build::{BuildFailure, BuildMessage, BuildRequest, BuildSender, Built, PrunedCache};
 pub use cdi::is_qualified as is_cdi_device;
 pub use container::health_word;
 pub use error::Error;
@@ -155,6 +157,28 @@ async fn attach(
     };
     let stream = UnixStream::from_std(stream).map_err(Error::io("prepare a socket"))?;
     Ok((stream, log))
+}
+
+async fn wait(entry: &Entry, condition: WaitCondition) -> Result<Waiter, Error> {
+    let id = &entry.id;
+    let (reply, rx) = oneshot::channel();
+    let (registered, is_registered) = oneshot::channel();
+    let command = Command::Wait {
+        condition,
+        registered,
+        reply,
+    };
+    let gone = || Error::not_found(format!("No such container: {id}"));
+    entry.commands.send(command).await.map_err(|_| gone())?;
+    tokio::time::timeout(REGISTER_DEADLINE, is_registered)
+        .await
+        .map_err(|_| {
+            Error::timeout(format!(
+                "waited {REGISTER_DEADLINE:?} for {id} to take the waiter"
+            ))
+        })?
+        .map_err(|_| gone())?;
+    Ok(Waiter { rx })
 }
 
 impl Engine {
@@ -343,25 +367,7 @@ impl Engine {
 
     /// Registered when this returns; the answer says when it resolves.
     pub async fn wait(&self, id: &str, condition: WaitCondition) -> Result<Waiter, Error> {
-        let entry = self.entry(id)?;
-        let (reply, rx) = oneshot::channel();
-        let (registered, is_registered) = oneshot::channel();
-        let command = Command::Wait {
-            condition,
-            registered,
-            reply,
-        };
-        let gone = || Error::not_found(format!("No such container: {id}"));
-        entry.commands.send(command).await.map_err(|_| gone())?;
-        tokio::time::timeout(REGISTER_DEADLINE, is_registered)
-            .await
-            .map_err(|_| {
-                Error::timeout(format!(
-                    "waited {REGISTER_DEADLINE:?} for {id} to take the waiter"
-                ))
-            })?
-            .map_err(|_| gone())?;
-        Ok(Waiter { rx })
+        wait(&*self.entry(id)?, condition).await
     }
 
     /// Of a container without a terminal nothing is changed, as Docker does it: clients ask without knowing.
@@ -628,6 +634,23 @@ impl Engine {
 
     pub async fn history(&self, image: &str) -> Result<Vec<HistoryEntry>, Error> {
         images::history(&self.inner, image).await
+    }
+
+    /// Builds what a Dockerfile of the context (a tar archive: plain, gzip, zstd) says. Durable when
+    /// it returns. When the receiver of `out` goes, the build ends.
+    pub async fn build(
+        &self,
+        request: BuildRequest,
+        context: Box<dyn Read + Send>,
+        out: BuildSender,
+    ) -> Result<Built, BuildFailure> {
+        Box::pin(build::build(&self.inner, request, context, out)).await
+    }
+
+    /// Forgets steps of builds, the least recently used first, until those left take no more than
+    /// `keep` bytes; `until` and `id`.
+    pub async fn prune_builds(&self, filters: &Filters, keep: u64) -> Result<PrunedCache, Error> {
+        build::prune(&self.inner, filters, keep).await
     }
 
     /// `dangling=false` removes all that no container uses.

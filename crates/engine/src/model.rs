@@ -63,6 +63,10 @@ pub struct HealthSpec {
 #[serde(default)]
 pub struct HostSpec {
     pub mounts: Vec<MountSpec>,
+    /// It is a step of a build: nothing of its image's configuration is taken, and it is removed
+    /// when it is found at a start.
+    #[serde(skip_serializing_if = "is_false")]
+    pub of_build: bool,
     /// What the daemon's default was when it was made; its label says otherwise.
     #[serde(skip_serializing_if = "is_false")]
     pub restart_unhealthy: bool,

@@ -75,6 +75,9 @@ pub(crate) async fn run(engine: &Arc<Inner>) -> Result<(), Error> {
     let all = futures_util::future::join_all(done);
     let in_time = tokio::time::timeout(READY_WITHIN, all).await.is_ok();
     tracing::debug!(in_time, containers = known.len(), "containers taken up");
+    let of_builds = engine.containers.all().into_iter();
+    let of_builds = of_builds.filter(|e| e.view.load().record.spec.host.of_build);
+    tokio::spawn(crate::build::remove_left(of_builds.collect()));
     tokio::spawn(sweep(engine.clone(), known));
     Ok(())
 }

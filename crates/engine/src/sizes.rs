@@ -76,6 +76,7 @@ pub(crate) async fn all(engine: &Arc<Inner>) -> Result<DiskUsage, Error> {
                 layers_size,
                 images: images
                     .iter()
+                    .filter(|i| !i.intermediate)
                     .map(|i| ImageUsage {
                         size: i.size,
                         shared: i.size.saturating_sub(i.unique_size),
@@ -95,6 +96,19 @@ pub(crate) async fn all(engine: &Arc<Inner>) -> Result<DiskUsage, Error> {
                         size: tree(&v.mountpoint),
                         references: users.get(&v.name).map_or(0, |u| u.len() as u64),
                         name: v.name.clone(),
+                    })
+                    .collect(),
+                builds: crate::build::usage(inner)?
+                    .into_iter()
+                    .map(|step| crate::views::BuildUsage {
+                        is_mount: step.image.is_empty(),
+                        id: step.key,
+                        what: step.what,
+                        created: step.created,
+                        used: step.used,
+                        uses: step.uses,
+                        size: step.size,
+                        shared: step.shared,
                     })
                     .collect(),
             })

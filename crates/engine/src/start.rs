@@ -135,6 +135,7 @@ pub(crate) async fn start(config: EngineConfig) -> Result<Engine, StartError> {
         images: ArcSwap::default(),
         volumes: ArcSwap::default(),
         execs: Execs::default(),
+        builds: crate::build::Builds::default(),
         budget: Budget::new(),
         filling: tokio::sync::Mutex::default(),
         in_memory: Arc::default(),

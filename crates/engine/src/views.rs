@@ -384,6 +384,8 @@ pub struct ImageView {
     /// `name@sha256:...`.
     pub digests: Vec<String>,
     pub parent: String,
+    /// A step of a build, which is listed only where all are asked for.
+    pub intermediate: bool,
     /// RFC 3339.
     pub created: String,
     pub size: u64,
@@ -472,6 +474,23 @@ pub struct DiskUsage {
     pub images: Vec<ImageUsage>,
     pub containers: Vec<ContainerUsage>,
     pub volumes: Vec<VolumeUsage>,
+    pub builds: Vec<BuildUsage>,
+}
+
+/// A step of the build cache, or a cache mount.
+#[derive(Debug, Clone, Default)]
+pub struct BuildUsage {
+    pub id: String,
+    pub what: String,
+    /// A directory that a `RUN` mounts, not a step.
+    pub is_mount: bool,
+    /// RFC 3339; empty: not known.
+    pub created: String,
+    pub used: String,
+    pub uses: u64,
+    pub size: u64,
+    /// Pruning it frees nothing: an image has it.
+    pub shared: bool,
 }
 
 #[derive(Debug, Clone, Default)]

@@ -251,6 +251,7 @@ fn fill(root: &OwnedFd, path: &str, target: &OwnedFd, mark: &Path) -> Result<(),
     let copied = std::thread::scope(|scope| {
         let packing = scope.spawn(move || pack(root, path, writer));
         let options = UntarOptions {
+            throwaway: false,
             no_overwrite_dir_non_dir: false,
             owner: None,
         };

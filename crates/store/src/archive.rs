@@ -489,6 +489,7 @@ fn build(
     let manifest = manifest.map_or_else(|| make_manifest(bytes, &infos), <[u8]>::to_vec);
     Ok(Resolved {
         new: NewImage {
+            step: None,
             id: digest(bytes),
             manifest: digest(&manifest),
             config: bytes.to_vec(),

@@ -71,6 +71,8 @@ pub struct UntarOptions {
     pub no_overwrite_dir_non_dir: bool,
     /// Everything belongs to this user and group; otherwise to those in the archive.
     pub owner: Option<(u32, u32)>,
+    /// Nothing of it has to last: nothing is synced.
+    pub throwaway: bool,
 }
 
 /// What is at `path` below `root`. A symbolic link at its end is not followed, unless a `/` comes
@@ -151,7 +153,11 @@ fn open_path(root: BorrowedFd<'_>, path: &str, follow: bool) -> Result<OwnedFd, 
 
 /// `openat2(RESOLVE_IN_ROOT)`; where the kernel has none (before 5.6), a walk by descriptors that
 /// never leaves the root either.
-fn open_in_root(root: BorrowedFd<'_>, path: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
+pub(crate) fn open_in_root(
+    root: BorrowedFd<'_>,
+    path: &[u8],
+    flags: OFlags,
+) -> Result<OwnedFd, Errno> {
     for _ in 0..128 {
         let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
         match rustix::fs::openat2(root, path, flags, Mode::empty(), resolve) {

@@ -7,6 +7,7 @@
 //!   driver                what the last trial of overlays said
 //!   meta.db               SQLite (WAL, synchronous=FULL): the index; rebuildable from the files below
 //!   blobs/sha256/ab/<hex> compressed blobs as received, verified, synced: the truth about images
+//!   builds/<hex>/         what `RUN --mount=type=cache` keeps from build to build: a cache
 //!   images/<hex>.json     copies of the index's rows of images
 //!   layers/<chain id>/    unpacked layers: a cache
 //!   containers/<id>/      record.json, upper, work, and what engine and shim keep there
@@ -44,6 +45,7 @@ mod leases;
 mod manifest;
 mod meta;
 mod networks;
+pub mod pick;
 mod pipe;
 pub mod progress;
 mod reconcile;
@@ -473,6 +475,7 @@ const TREE: &[(&str, u32)] = &[
     ("blobs", 0o700),
     ("blobs/sha256", 0o700),
     ("images", 0o700),
+    ("builds", 0o711),
     ("layers", 0o700),
     ("containers", 0o710),
     ("targets", 0o755),

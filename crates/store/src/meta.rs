@@ -211,6 +211,7 @@ CREATE TABLE IF NOT EXISTS features (name TEXT PRIMARY KEY, incompatible INTEGER
 const SCHEMAS: &[&str] = &[
     crate::containers::SCHEMA,
     crate::images::SCHEMA,
+    crate::images::steps::SCHEMA,
     crate::volumes::SCHEMA,
     crate::networks::SCHEMA,
 ];

@@ -225,6 +225,7 @@ fn unpack(mut from: Response<'_>, landing: &Landing, keep_owners: bool) -> Resul
         .map_err(|e| Failure::say(format!("{directory}: {}", reason(&e))))?;
     let (mut reader, writer) = io::pipe()?;
     let options = UntarOptions {
+        throwaway: false,
         no_overwrite_dir_non_dir: true,
         // ours, unless the archive's were asked for
         owner: (!keep_owners).then(|| {

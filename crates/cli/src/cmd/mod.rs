@@ -1,5 +1,6 @@
 //! The commands. Each file holds the verbs of one subject.
 
+pub(crate) mod build;
 pub(crate) mod capture;
 pub(crate) mod completion;
 pub(crate) mod containers;

@@ -264,6 +264,7 @@ fn prune(context: &Context, o: PruneOptions, _: Vec<String>) -> Outcome {
         } else {
             "all dangling images"
         });
+        what.push("the build cache");
         let list = format!("  - {}", what.join("\n  - "));
         if !confirmed(context, &format!("WARNING! This will remove:\n{list}\n"))? {
             return Ok(());
@@ -279,6 +280,13 @@ fn prune(context: &Context, o: PruneOptions, _: Vec<String>) -> Outcome {
     let (more, bytes) = images::prune(context, &mut o.filters.clone(), o.all)?;
     text.push_str(&more);
     freed += bytes;
+    // a step has no labels: where they decide, none is meant
+    if !o.filters.contains("label") && !o.filters.contains("label!") {
+        let query = Query::new("/build/prune");
+        let (more, bytes) = super::build::prune(context, with_filters(query, &o.filters))?;
+        text.push_str(&more);
+        freed += bytes;
+    }
     context.print(&format!(
         "{text}Total reclaimed space: {}\n",
         size4(freed as f64)

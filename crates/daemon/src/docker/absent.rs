@@ -27,13 +27,8 @@ pub(super) async fn search(_: Call) -> Answer {
 
 pub(super) async fn build(_: Call) -> Answer {
     Err(Failure::not_built(
-        "building images (use plimsoll capture, import or load)",
+        "building by BuildKit (docker build without buildx, DOCKER_BUILDKIT=0, is)",
     ))
-}
-
-/// There is no cache, so there is nothing to prune.
-pub(super) async fn build_prune(_: Call) -> Answer {
-    ok(&api::system::BuildPruneReport::default())
 }
 
 pub(super) async fn checkpoints(_: Call) -> Answer {

@@ -131,7 +131,7 @@ pub(super) async fn save_many(call: Call) -> Answer {
     Ok(channel("application/x-tar", archive))
 }
 
-fn progress_line(p: Progress) -> ProgressMessage {
+pub(super) fn progress_line(p: Progress) -> ProgressMessage {
     let number = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
     let amount = || ProgressDetail {
         current: number(p.current),

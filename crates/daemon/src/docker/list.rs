@@ -265,7 +265,8 @@ pub(super) async fn images(call: Call) -> Answer {
     };
     let snapshot = engine.snapshot();
     let mut lines = Vec::new();
-    for view in snapshot.images.iter() {
+    let all = call.query.on("all");
+    for view in snapshot.images.iter().filter(|v| all || !v.intermediate) {
         let created = time::seconds(&view.created);
         let fits = filters.labels_match(&view.config.labels)
             && !filters.labels_excluded(&view.config.labels)

@@ -10,6 +10,7 @@
 //!   call      one request: version, query, body
 //!   answer    one response: JSON, lines, streams
 //!   failure   every error's status and body
+//! build     builds: messages while they go on
 //! system containers websocket streams exec archive images volumes networks absent plimsoll   handlers
 //! translate/  wire types to the engine's and back
 //! ```
@@ -24,6 +25,7 @@ mod answer;
 mod archive;
 mod audit;
 mod authz;
+mod build;
 mod call;
 mod containers;
 mod exec;

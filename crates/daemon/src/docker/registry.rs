@@ -37,7 +37,7 @@ fn read_header(headers: &HeaderMap) -> Result<Credentials, Failure> {
     of(auth)
 }
 
-fn of(auth: AuthConfig) -> Result<Credentials, Failure> {
+pub(super) fn of(auth: AuthConfig) -> Result<Credentials, Failure> {
     let mut out = Credentials {
         user: auth.username,
         password: auth.password,

@@ -19,8 +19,8 @@ use super::call::{Call, Query, Upload, percent};
 use super::failure::Failure;
 use super::peer::Peer;
 use super::{
-    Api, absent, archive, containers, exec, images, list, networks, plimsoll, registry, stats,
-    streams, system, volumes, websocket,
+    Api, absent, archive, build, containers, exec, images, list, networks, plimsoll, registry,
+    stats, streams, system, volumes, websocket,
 };
 
 /// One line of the table.
@@ -146,9 +146,9 @@ static ROUTES: LazyLock<Vec<Route>> = LazyLock::new(|| {
         DELETE "/images/{name*}" images::remove;
         GET "/distribution/{name*}/json" registry::distribution;
         POST "/auth" registry::log_in;
-        POST "/build" absent::build;
-        POST "/build/cancel" absent::build;
-        POST "/build/prune" absent::build_prune;
+        POST "/build" build::build;
+        POST "/build/cancel" build::cancel;
+        POST "/build/prune" build::prune;
 
         GET "/volumes" volumes::list;
         POST "/volumes/create" volumes::create;
@@ -539,12 +539,11 @@ mod tests {
             String::from("| method | path | since | | shown by |\n|---|---|---|---|---|\n");
         for route in ROUTES.iter() {
             let what = match route.name {
-                name if !name.starts_with("absent") => "built",
+                name if !name.starts_with("absent") && name != "build::cancel" => "built",
                 "absent::swarm_verbs" => "refused: not part of this engine",
                 "absent::swarm" => "answered as by a dockerd outside of a swarm",
-                "absent::no_plugins" | "absent::no_such_plugin" | "absent::build_prune" => {
-                    "there are none"
-                }
+                "absent::no_plugins" | "absent::no_such_plugin" => "there are none",
+                "build::cancel" => "refused by name: not built yet",
                 _ => "refused by name: not built yet",
             };
             let part = match route.part {

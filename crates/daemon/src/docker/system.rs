@@ -35,7 +35,7 @@ pub(super) async fn ping(call: Call) -> Answer {
     headers.insert(PRAGMA, HeaderValue::from_static("no-cache"));
     headers.insert(
         HeaderName::from_static("builder-version"),
-        HeaderValue::from_static(""),
+        HeaderValue::from_static("1"),
     );
     headers.insert(
         HeaderName::from_static("swarm"),
@@ -204,7 +204,8 @@ pub(super) async fn df(call: Call) -> Answer {
     let usage = call.engine().disk_usage().await?;
     let snapshot = call.engine().snapshot();
     let signed = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
-    let images = snapshot.images.iter().map(|view| {
+    let listed = snapshot.images.iter().filter(|v| !v.intermediate);
+    let images = listed.map(|view| {
         let mut line = summary::image(view, call.version);
         versions::image_line(&mut line, call.version, 0);
         if let Some(of) = usage.images.iter().find(|u| u.id == view.id) {
@@ -239,7 +240,27 @@ pub(super) async fn df(call: Call) -> Answer {
         images: wanted("image").then(|| images.collect()),
         containers: wanted("container").then(|| containers.collect()),
         volumes: wanted("volume").then(|| volumes.collect()),
-        build_cache: wanted("build-cache").then(Vec::new),
+        build_cache: wanted("build-cache").then(|| usage.builds.iter().map(build_cache).collect()),
         builder_size: 0,
     })
+}
+
+fn build_cache(of: &engine::BuildUsage) -> api::system::BuildCache {
+    let signed = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+    let kind = if of.is_mount {
+        "exec.cachemount"
+    } else {
+        "regular"
+    };
+    api::system::BuildCache {
+        id: of.id.clone(),
+        r#type: kind.to_owned(),
+        description: of.what.clone(),
+        in_use: false,
+        shared: of.shared,
+        size: signed(of.size),
+        created_at: of.created.clone(),
+        last_used_at: Some(of.used.clone()).filter(|t| !t.is_empty()),
+        usage_count: signed(of.uses),
+    }
 }

@@ -9,6 +9,7 @@ use rustix::io::Errno;
 use sys::fault::point;
 
 use super::{ArchivePathError, UntarOptions, ends_in_dir, io_error, open_in_root, reopen};
+use crate::blobs::KEEP_FREE;
 use crate::layers::read_up_to;
 use crate::manifest::{Node, Record};
 use crate::pipe::{Unpacker, sniff};
@@ -18,6 +19,8 @@ use crate::{copy, tree};
 
 /// Up to so many entries right in the target each file is synced; else the file system as a whole.
 const SYNC_EACH: usize = 16;
+/// How often the free space is looked at, in bytes.
+const LOOK_EVERY: u64 = 16 << 20;
 
 pub(super) fn place(
     root: BorrowedFd<'_>,
@@ -49,6 +52,7 @@ pub(super) fn place(
         parent: None,
         directories: Vec::new(),
         count: 0,
+        since_look: 0,
         nested: false,
     };
     debug_assert!(ends_in_dir("/"));
@@ -68,6 +72,8 @@ struct Placer<'a> {
     /// Their times and default ACLs are set at the end.
     directories: Vec<(Vec<u8>, Record)>,
     count: usize,
+    /// Bytes since the free space was looked at.
+    since_look: u64,
     /// Something was made below a directory of the target: syncing the target alone is not enough.
     nested: bool,
 }
@@ -239,12 +245,13 @@ impl Placer<'_> {
                     .map_err(|e| failed(entry, "write", e))?;
                 reader.consume(n);
                 at += n as u64;
+                self.look_at_space(entry, fd.as_fd(), n)?;
             }
         }
         unpack::dress(fd.as_fd(), record).map_err(|e| failed(entry, "set its attributes", e))?;
         unpack::set_times(fd.as_fd(), record.mtime)
             .map_err(|e| failed(entry, "set its time", e))?;
-        if self.count <= SYNC_EACH {
+        if self.syncs_each() {
             File::from(fd)
                 .sync_all()
                 .map_err(|e| failed(entry, "sync", e))?;
@@ -266,6 +273,31 @@ impl Placer<'_> {
             .map_err(|e| failed(entry, "make hard link", e))
     }
 
+    /// A copy into somebody's tree is theirs to fill; what is thrown away is not to fill the disk.
+    fn look_at_space(
+        &mut self,
+        entry: &Entry,
+        fd: BorrowedFd<'_>,
+        bytes: usize,
+    ) -> Result<(), ArchivePathError> {
+        self.since_look += bytes as u64;
+        if !self.options.throwaway || self.since_look < LOOK_EVERY {
+            return Ok(());
+        }
+        self.since_look = 0;
+        let st = rustix::fs::fstatvfs(fd).map_err(|e| failed(entry, "look at free space", e))?;
+        let free = st.f_bavail.saturating_mul(st.f_frsize);
+        if free < KEEP_FREE {
+            let full = io::Error::from(io::ErrorKind::StorageFull);
+            return Err(failed(entry, "unpack: too little space is left", full));
+        }
+        Ok(())
+    }
+
+    fn syncs_each(&self) -> bool {
+        self.count <= SYNC_EACH && !self.options.throwaway
+    }
+
     fn finish(mut self, target: &OwnedFd, path: &str) -> Result<(), ArchivePathError> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         for (dir, record) in std::mem::take(&mut self.directories) {
@@ -277,10 +309,13 @@ impl Placer<'_> {
                 unpack::set_default_acl(fd.as_fd(), &record)
                     .and_then(|()| unpack::set_times(fd.as_fd(), record.mtime))
                     .map_err(|e| io_error("set the time of", path, e))?;
-                if self.count <= SYNC_EACH {
+                if self.syncs_each() {
                     sync_dir(&fd, path)?;
                 }
             }
+        }
+        if self.options.throwaway {
+            return Ok(());
         }
         let target = reopen(target, OFlags::RDONLY | OFlags::DIRECTORY)
             .map_err(|e| io_error("open", path, e))?;

@@ -37,7 +37,8 @@ impl Store {
         let parent = self.image(&request.parent)?;
         let lease = self.lease();
         lease.hold(Resource::Image(parent.id.clone()));
-        let (blob, staged, diff) = self.pack_container(request, progress)?;
+        let source = (request.container.as_str(), request.exclude.as_slice());
+        let (blob, staged, diff) = self.pack_container(source, request.compression, progress)?;
         let facts = BlobFacts {
             name: "commit",
             size: Some(staged.len()),
@@ -53,12 +54,7 @@ impl Store {
             chain: chain_id(below, &diff),
             diff,
             blob: blob.clone(),
-            media_type: match request.compression {
-                Compression::Gzip => LAYER_GZIP,
-                Compression::Zstd => LAYER_ZSTD,
-                Compression::None => LAYER_PLAIN,
-            }
-            .into(),
+            media_type: media_type(request.compression).into(),
             blob_size: staged.len(),
             size: 0,
         });
@@ -67,6 +63,7 @@ impl Store {
             layers,
             parent: Some(parent.id.clone()),
             name,
+            step: None,
         };
         let batch = Batch {
             blobs: BTreeMap::from([(blob.clone(), staged)]),
@@ -77,28 +74,49 @@ impl Store {
     }
 
     /// The changes as a blob in staging, with its digest and that of its content.
-    fn pack_container(
+    pub(super) fn pack_container(
         &self,
-        request: &CommitRequest,
+        (container, exclude): (&str, &[String]),
+        compression: Compression,
         progress: &dyn Progress,
     ) -> Result<(String, Arc<Staged>, String), CommitError> {
-        let (upper, _) = self.upper_and_lowers(&request.container)?;
+        let (upper, _) = self.upper_and_lowers(container)?;
+        self.pack_layer(compression, progress, |sink| {
+            Ok(pack_upper(upper.path(), &excluded(exclude), sink)?)
+        })
+    }
+
+    /// What `pack` writes as a blob in staging, with its digest and that of its content.
+    pub(super) fn pack_layer<'a>(
+        &self,
+        compression: Compression,
+        progress: &'a dyn Progress,
+        pack: impl FnOnce(Hashing<'a>) -> Result<Hashing<'a>, CommitError>,
+    ) -> Result<(String, Arc<Staged>, String), CommitError> {
         let writer = self
             .stage_blob()
             .map_err(|e| LoadError::from(e).classified())?;
         let staged = Arc::clone(&writer.staged);
         let sink = Hashing {
-            inner: Packed::new(writer, request.compression).map_err(DiffError::Write)?,
+            inner: Packed::new(writer, compression).map_err(DiffError::Write)?,
             hash: Sha256::new(),
             done: 0,
             told: 0,
             progress,
         };
-        let sink = pack_upper(upper.path(), &excluded(&request.exclude), sink)?;
+        let sink = pack(sink)?;
         let diff = format!("sha256:{}", hex::encode(sink.hash.finalize()));
         let writer = sink.inner.finish().map_err(DiffError::Write)?;
         let blob = writer.finish().map_err(LoadError::from)?;
         Ok((blob, staged, diff))
+    }
+}
+
+pub(super) fn media_type(compression: Compression) -> &'static str {
+    match compression {
+        Compression::Gzip => LAYER_GZIP,
+        Compression::Zstd => LAYER_ZSTD,
+        Compression::None => LAYER_PLAIN,
     }
 }
 
@@ -170,7 +188,7 @@ impl Write for Packed {
     }
 }
 
-struct Hashing<'a> {
+pub(super) struct Hashing<'a> {
     inner: Packed,
     hash: Sha256,
     done: u64,

@@ -64,6 +64,7 @@ impl Store {
             }],
             parent: None,
             name,
+            step: None,
         };
         let batch = Batch {
             blobs: BTreeMap::from([(blob.clone(), staged)]),
@@ -85,6 +86,7 @@ impl Store {
             layers,
             parent,
             name,
+            step,
         } = parts;
         config.rootfs = RootFs {
             kind: "layers".into(),
@@ -107,6 +109,7 @@ impl Store {
         }
         let id = digest(&config);
         batch.images.push(NewImage {
+            step,
             id: id.clone(),
             manifest: digest(&manifest),
             config,
@@ -172,6 +175,8 @@ pub(super) struct NewParts {
     pub(super) parent: Option<String>,
     /// In full.
     pub(super) name: Option<String>,
+    /// As a step of a build.
+    pub(super) step: Option<super::steps::StepRow>,
 }
 
 fn take_blob(

@@ -54,6 +54,8 @@ pub(crate) struct NewImage {
     pub(crate) layers: Vec<LayerInfo>,
     /// In full.
     pub(crate) names: Vec<String>,
+    /// As a step of a build.
+    pub(crate) step: Option<super::steps::StepRow>,
 }
 
 /// Puts an image in, or gives one that is there the names. Answers with the images that lost a name.
@@ -86,13 +88,16 @@ pub(crate) fn insert(db: &Connection, new: &NewImage) -> Result<Vec<Tagged>, Met
             ])?;
         }
     }
+    if let Some(step) = &new.step {
+        super::steps::note(db, step, &new.id)?;
+    }
     new.names
         .iter()
         .map(|name| set_name(db, name, &new.id))
         .collect()
 }
 
-fn set_name(db: &Connection, name: &str, id: &str) -> Result<Tagged, MetaError> {
+pub(super) fn set_name(db: &Connection, name: &str, id: &str) -> Result<Tagged, MetaError> {
     let old: Option<String> = db
         .prepare_cached("SELECT image FROM image_names WHERE name = ?1")?
         .query_row([name], |r| r.get(0))
@@ -215,6 +220,7 @@ pub(crate) fn info(db: &Connection, id: &str) -> Result<ImageInfo, ImageError> {
         .iter()
         .map(|n| familiar(n))
         .partition(|n| n.contains('@'));
+    let intermediate = names.is_empty() && digests.is_empty() && super::steps::is_only(db, id)?;
     let mut shared = db.prepare_cached(
         "SELECT EXISTS (SELECT 1 FROM image_layers WHERE chain = ?1 AND image <> ?2)",
     )?;
@@ -236,6 +242,7 @@ pub(crate) fn info(db: &Connection, id: &str) -> Result<ImageInfo, ImageError> {
         unique_size,
         added,
         parent,
+        intermediate,
         layers,
     })
 }

@@ -20,6 +20,7 @@ mod pull;
 pub(crate) mod records;
 mod remove;
 mod save;
+pub mod steps;
 
 use std::sync::Arc;
 
@@ -59,6 +60,8 @@ pub struct ImageInfo {
     pub added: String,
     /// Image this one was committed from, if it is known.
     pub parent: Option<String>,
+    /// A step of a build that has no name and is nobody's result: the build cache's.
+    pub intermediate: bool,
     /// Lowest first.
     pub layers: Vec<LayerInfo>,
 }
@@ -334,6 +337,8 @@ pub enum CommitError {
     Image(#[from] ImageError),
     #[error(transparent)]
     Diff(#[from] crate::diff::DiffError),
+    #[error(transparent)]
+    Pick(#[from] crate::pick::PickError),
     #[error(transparent)]
     Load(#[from] LoadError),
 }

@@ -389,6 +389,7 @@ fn plan(request: &PullRequest) -> Result<NewImage, LoadError> {
         });
     }
     Ok(NewImage {
+        step: None,
         id,
         manifest: archive::digest(&request.manifest),
         config: request.config.clone(),

@@ -109,6 +109,7 @@ pub(crate) fn adopt(db: &Connection, path: &Path) -> Result<(), String> {
         return Err("its configuration is damaged: load the image again".to_owned());
     }
     let new = NewImage {
+        step: None,
         manifest: file.manifest,
         config,
         parent: file.parent,

@@ -51,11 +51,11 @@ impl Store {
 }
 
 #[derive(Debug, Default)]
-struct Outcome {
-    removed: Vec<Removed>,
+pub(super) struct Outcome {
+    pub(super) removed: Vec<Removed>,
     /// Candidates for the sweep.
-    chains: Vec<String>,
-    blobs: Vec<String>,
+    pub(super) chains: Vec<String>,
+    pub(super) blobs: Vec<String>,
 }
 
 fn remove_rows(
@@ -146,7 +146,7 @@ fn untag(db: &Connection, name: &str, outcome: &mut Outcome) -> Result<(), Image
     Ok(())
 }
 
-fn delete(db: &Connection, id: &str, outcome: &mut Outcome) -> Result<(), ImageError> {
+pub(super) fn delete(db: &Connection, id: &str, outcome: &mut Outcome) -> Result<(), ImageError> {
     let manifest: Option<String> = db
         .prepare_cached("SELECT manifest FROM images WHERE id = ?1")?
         .query_row([id], |r| r.get(0))
@@ -160,6 +160,8 @@ fn delete(db: &Connection, id: &str, outcome: &mut Outcome) -> Result<(), ImageE
     db.prepare_cached("DELETE FROM image_layers WHERE image = ?1")?
         .execute([id])?;
     db.prepare_cached("DELETE FROM images WHERE id = ?1")?
+        .execute([id])?;
+    db.prepare_cached("DELETE FROM build_steps WHERE image = ?1")?
         .execute([id])?;
     outcome.removed.push(Removed::Deleted(id.to_owned()));
     outcome.blobs.push(id.to_owned());

@@ -9,3 +9,4 @@ mod kit;
 mod layers;
 mod paths;
 mod random;
+mod steps;

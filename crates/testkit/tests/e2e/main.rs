@@ -5,6 +5,7 @@
     reason = "a panic is how a test fails, and the instance then shows its log"
 )]
 
+mod build;
 mod clients;
 mod compose;
 mod crash;

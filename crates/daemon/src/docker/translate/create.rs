@@ -130,6 +130,11 @@ pub(crate) fn image_config(c: Config) -> Result<engine::ImageConfig, Failure> {
     })
 }
 
+/// Of the containers of a build.
+pub(crate) fn build_host(h: HostConfig, defaults: &ContainerDefaults) -> Result<HostSpec, Failure> {
+    host(h, defaults)
+}
+
 fn host(h: HostConfig, defaults: &ContainerDefaults) -> Result<HostSpec, Failure> {
     let mut list = Vec::new();
     for text in h.binds.iter().flatten() {
