@@ -17,7 +17,7 @@ use crate::endpoint::{Endpoint, Socket};
 
 /// The API version asked for: the oldest that has all we use, so that a newer or older engine of
 /// the same protocol can be driven too.
-pub(crate) const API_VERSION: &str = "1.44";
+pub(crate) const API_VERSION: &str = "1.48";
 
 /// Why a request had no good answer.
 #[derive(Debug, thiserror::Error)]
@@ -646,7 +646,7 @@ mod tests {
         let second: serde_json::Value = client.get_json("/y?a=b").expect("an object");
         assert_eq!(second["a"], 1);
         let asked = server.join().expect("served");
-        assert!(asked[1].starts_with("GET /v1.44/y?a=b HTTP/1.1\r\n"));
+        assert!(asked[1].starts_with("GET /v1.48/y?a=b HTTP/1.1\r\n"));
     }
 
     #[test]

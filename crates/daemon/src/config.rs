@@ -23,6 +23,8 @@ const DEFAULT_FILE: &str = "/etc/plimsoll/daemon.json";
 const DEFAULT_BRIDGE: &str = "plimsoll0";
 /// With a directory for each registry, as dockerd has them.
 const CERTIFICATES: [&str; 2] = ["/etc/plimsoll/certs.d", "/etc/docker/certs.d"];
+/// source: CDI's SPEC.md
+const CDI: [&str; 2] = ["/etc/cdi", "/var/run/cdi"];
 const DEFAULT_HOST: &str = "unix:///run/plimsoll.sock";
 
 /// What the command line asks for.
@@ -64,6 +66,7 @@ pub struct Config {
     pub authorization_plugins: Vec<String>,
     /// Where it is written who changed what.
     pub audit_log: Option<PathBuf>,
+    pub cdi_dirs: Vec<PathBuf>,
 }
 
 /// What a container gets where its own options don't say.
@@ -149,6 +152,7 @@ impl Default for Config {
             tls: TlsSettings::default(),
             authorization_plugins: Vec::new(),
             audit_log: None,
+            cdi_dirs: CDI.map(PathBuf::from).to_vec(),
         }
     }
 }
@@ -438,6 +442,12 @@ fn apply(config: &mut Config, key: &Key, values: &[String]) -> Result<(), String
         "tlscert" => config.tls.certificate = Some(absolute(last)?),
         "tlskey" => config.tls.key = Some(absolute(last)?),
         "authorization-plugin" => config.authorization_plugins = plugins(values)?,
+        "cdi-spec-dir" => {
+            config.cdi_dirs = values
+                .iter()
+                .map(|v| absolute(v))
+                .collect::<Result<_, _>>()?;
+        }
         "audit-log" => config.audit_log = Some(absolute(last)?),
         flag if networks::apply(&mut config.networks, flag, values)? => {}
         _ => return Err("is not built yet".to_owned()),

@@ -28,6 +28,7 @@ use std::process::ExitCode;
 
 use config::Request;
 
+pub use engine::is_cdi_device;
 pub use serve::unix as serve;
 
 /// What is printed for `--version`, and what `/version` says.

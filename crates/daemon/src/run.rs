@@ -335,5 +335,6 @@ fn engine_config(config: &Config, facts: Facts) -> EngineConfig {
         cgroup_driver: config.cgroup_driver,
         networks: config.networks.clone(),
         registries: config.registries.clone(),
+        cdi_dirs: config.cdi_dirs.clone(),
     }
 }

@@ -87,6 +87,7 @@ async fn measure(rounds: usize, root: Option<PathBuf>) -> Result<(), Failure> {
         cgroup_driver: engine::CgroupDriver::default(),
         networks: engine::NetworkSettings::default(),
         registries: engine::RegistrySettings::default(),
+        cdi_dirs: Vec::new(),
     };
     let mut table = Table(Vec::new());
     let engine = Engine::start(config.clone()).await?;

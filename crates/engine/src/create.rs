@@ -56,6 +56,7 @@ pub(crate) async fn create(
             .find(crate::links::split(link).0)
             .map_err(not_there)?;
     }
+    check_requested_devices(engine, &spec.host).await?;
     let networks = networks_of(engine, &mut spec, &mut warnings)?;
     for point in mounts.iter_mut().filter(|m| m.kind == MountKind::Image) {
         point.name = engine.image(&point.spec.source).map_err(not_there)?.id;
@@ -338,6 +339,18 @@ fn check_security(host: &HostSpec, facts: &Facts) -> Result<(), Error> {
         )));
     }
     Ok(())
+}
+
+async fn check_requested_devices(engine: &Arc<Inner>, host: &HostSpec) -> Result<(), Error> {
+    if host.device_requests.is_empty() {
+        return Ok(());
+    }
+    let requests = host.device_requests.clone();
+    engine
+        .blocking("look for CDI devices", move |inner| {
+            crate::cdi::load(&inner.config.cdi_dirs).check(&requests)
+        })
+        .await
 }
 
 fn check_mounts(host: &HostSpec, facts: &Facts) -> Result<(), Error> {

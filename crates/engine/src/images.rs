@@ -10,7 +10,7 @@ use store::{CommitRequest, ImageInfo, ImportRequest};
 
 use crate::error::Error;
 use crate::inner::Inner;
-use crate::model::{ContainerSpec, ErrorKind};
+use crate::model::{ContainerSpec, ErrorKind, HealthSpec};
 use crate::pipe::{self, ByteReceiver};
 use crate::prune;
 use crate::views::{
@@ -77,12 +77,19 @@ pub(crate) fn find(list: &[ImageView], wanted: &str) -> Result<ImageView, Error>
         let exact = list.iter().find(|i| &i.id["sha256:".len()..] == hex);
         return exact.cloned().ok_or_else(none);
     }
-    if let Ok(reference) = store::reference::Reference::parse(wanted) {
-        let name = reference.with_default_tag().familiar();
-        let named = |i: &&ImageView| i.names.contains(&name) || i.digests.contains(&name);
-        if let Some(image) = list.iter().find(named) {
-            return Ok(image.clone());
+    match store::reference::Reference::parse(wanted) {
+        Ok(reference) => {
+            let name = reference.with_default_tag().familiar();
+            let named = |i: &&ImageView| i.names.contains(&name) || i.digests.contains(&name);
+            if let Some(image) = list.iter().find(named) {
+                return Ok(image.clone());
+            }
         }
+        // not a name at all: another mistake than one that nobody has
+        Err(wrong) if !is_hex && !wanted.starts_with("sha256:") => {
+            return Err(Error::invalid(wrong.to_string()));
+        }
+        Err(_) => {}
     }
     if !is_hex {
         return Err(none());
@@ -434,7 +441,7 @@ pub(crate) async fn commit(
         author: options.author,
         message: options.comment,
         changes: options.changes,
-        config: merged(&options.config, run_config(&record.spec)),
+        config: merged(&options.config, &record.spec),
         exclude,
         ..CommitRequest::default()
     };
@@ -454,6 +461,22 @@ pub(crate) async fn commit(
     let name = options.reference.as_deref().unwrap_or(&id);
     engine.image_event("create", &id, name);
     Ok(id)
+}
+
+fn health_over(given: HealthSpec, own: HealthSpec) -> HealthSpec {
+    let time = |given: i64, own: i64| if given == 0 { own } else { given };
+    HealthSpec {
+        test: if given.test.is_empty() {
+            own.test
+        } else {
+            given.test
+        },
+        interval: time(given.interval, own.interval),
+        timeout: time(given.timeout, own.timeout),
+        start_period: time(given.start_period, own.start_period),
+        start_interval: time(given.start_interval, own.start_interval),
+        retries: time(given.retries, own.retries),
+    }
 }
 
 /// What the container was made with, merged as it is.
@@ -484,9 +507,9 @@ fn run_config(spec: &ContainerSpec) -> RunConfig {
 
 /// As dockerd: what is asked for, and where it says nothing what the container has.
 /// source: moby, daemon/commit.go, merge
-fn merged(asked: &ImageConfig, own: RunConfig) -> RunConfig {
+fn merged(asked: &ImageConfig, container: &ContainerSpec) -> RunConfig {
     let key = |entry: &str| entry.split('=').next().unwrap_or_default().to_owned();
-    let mut out = own;
+    let mut out = run_config(container);
     if !asked.user.is_empty() {
         out.user.clone_from(&asked.user);
     }
@@ -516,7 +539,8 @@ fn merged(asked: &ImageConfig, own: RunConfig) -> RunConfig {
         out.stop_signal.clone_from(signal);
     }
     if let Some(health) = &asked.health {
-        out.healthcheck = serde_json::to_value(health).ok();
+        let own = container.health.clone().unwrap_or_default();
+        out.healthcheck = serde_json::to_value(health_over(health.clone(), own)).ok();
     }
     if asked.shell.is_some() {
         out.shell.clone_from(&asked.shell);

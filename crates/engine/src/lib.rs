@@ -1,6 +1,7 @@
 //! The domain: containers, images, volumes; one actor per container; events; reconcile at start.
 
 mod build;
+mod cdi;
 mod container;
 mod create;
 mod devices;
@@ -48,6 +49,7 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 
 pub use ::registry::Config as RegistrySettings;
 pub use build::{BuildFailure, BuildMessage, BuildRequest, BuildSender, Built, PrunedCache};
+pub use cdi::is_qualified as is_cdi_device;
 pub use container::health_word;
 pub use error::Error;
 pub use networks::{
@@ -105,12 +107,13 @@ impl LogLines {
     }
 }
 
-/// Whether a driver and its options can be a container's.
+/// Whether a driver and its options can be a container's. Files that they name are looked at when a
+/// container is created: an engine starts without them.
 ///
 /// # Errors
 /// Naming the option.
 pub fn check_log(spec: &model::LogSpec) -> Result<(), Error> {
-    logdriver::check(spec)
+    logdriver::parse(spec).map(drop)
 }
 
 fn shim_error(what: &'static str) -> impl FnOnce(shim::ShimError) -> Error {
@@ -218,6 +221,18 @@ impl Engine {
         self.inner.labels.store(Arc::new(labels));
         let client = ::registry::Client::new(registries);
         self.inner.remote.store(Arc::new(client));
+    }
+
+    /// Devices that the files of the Container Device Interface give, by name.
+    ///
+    /// # Errors
+    /// When reading them takes too long.
+    pub async fn cdi_devices(&self) -> Result<Vec<String>, Error> {
+        self.inner
+            .blocking("look for CDI devices", |inner| {
+                Ok(cdi::load(&inner.config.cdi_dirs).names())
+            })
+            .await
     }
 
     /// As they are now.
@@ -482,9 +497,14 @@ impl Engine {
         })
         .await?;
         let command = spec.argv.join(" ");
+        let record = entry.view.load().record.clone();
+        let mut spec = spec;
+        if spec.user.is_empty() {
+            // and shown so
+            spec.user.clone_from(&record.spec.user);
+        }
         let cell = self.inner.execs.create(&entry.id, spec)?;
         let more = [("execID", cell.id.clone())];
-        let record = entry.view.load().record.clone();
         self.inner
             .container_event(&record, format!("exec_create: {command}"), &more);
         tell_execs_changed(&entry);

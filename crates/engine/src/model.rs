@@ -88,6 +88,8 @@ pub struct HostSpec {
     pub restart: RestartPolicy,
     pub resources: Resources,
     pub devices: Vec<DeviceSpec>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub device_requests: Vec<DeviceRequest>,
     pub device_cgroup_rules: Vec<String>,
     pub ulimits: Vec<Ulimit>,
     pub sysctls: BTreeMap<String, String>,
@@ -345,6 +347,19 @@ pub struct WeightDevice {
 pub struct ThrottleDevice {
     pub path: String,
     pub rate: u64,
+}
+
+/// Devices that a driver gives: CDI's, by name; GPUs, by number.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DeviceRequest {
+    pub driver: String,
+    /// -1: all.
+    pub count: i64,
+    pub ids: Vec<String>,
+    /// Any of these lists of words.
+    pub capabilities: Vec<Vec<String>>,
+    pub options: BTreeMap<String, String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -27,6 +27,8 @@ pub struct EngineConfig {
     pub cgroup_driver: CgroupDriver,
     pub networks: crate::networks::NetworkSettings,
     pub registries: ::registry::Config,
+    /// Directories with files of the Container Device Interface, the later first in line.
+    pub cdi_dirs: Vec<PathBuf>,
 }
 
 /// Who makes the containers' cgroups.

@@ -43,20 +43,26 @@ impl Response {
         serde_json::from_slice(&self.body).unwrap_or(Value::Null)
     }
 
-    /// Also of a stream of progress, which tells in its last line what went wrong.
     #[must_use]
     pub fn is_ok(&self) -> bool {
-        let told = |line: &[u8]| line.starts_with(br#"{"error":"#);
-        (200..400).contains(&self.status) && !self.body.split(|b| *b == b'\n').any(told)
+        (200..400).contains(&self.status)
     }
 
-    /// Itself, if the status says that it worked.
+    /// Whether it is a stream of progress that says in a line what went wrong: that is no matter of the status.
+    #[must_use]
+    pub fn tells_of_failure(&self) -> bool {
+        let told = |line: &[u8]| line.starts_with(br#"{"error":"#);
+        self.body.split(|b| *b == b'\n').any(told)
+    }
+
+    /// Itself, if its status and its progress say that it worked.
     ///
     /// # Panics
     /// Otherwise, with the answer.
     #[track_caller]
     pub fn ok(self) -> Self {
-        assert!(self.is_ok(), "the engine answered {self:?}");
+        let worked = self.is_ok() && !self.tells_of_failure();
+        assert!(worked, "the engine answered {self:?}");
         self
     }
 }

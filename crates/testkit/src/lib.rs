@@ -4,6 +4,7 @@
 //! http          Docker's API over a unix socket, blocking, with deadlines
 //! instance      an engine of its own: data root, exec root and socket in a temporary directory
 //! image         docker-archive bytes made from the host's busybox
+//! dockerd       the reference: what a client sees of it is compared with what it sees of an instance
 //! conservation  mounts, links, cgroups, processes, descriptors, leftovers: before and after
 //! crash         runs an operation once for each of its steps, with a kill or an error there
 //! fuse          a file system that answers until it is told to hang
@@ -15,6 +16,7 @@
 
 pub mod conservation;
 pub mod crash;
+pub mod dockerd;
 pub mod fuse;
 pub mod http;
 pub mod image;
@@ -25,6 +27,7 @@ pub mod registry;
 pub mod vm;
 
 pub use conservation::Snapshot;
+pub use dockerd::Dockerd;
 pub use http::{Api, Response};
 pub use instance::Instance;
 

@@ -1,8 +1,9 @@
-//! Automation: `cargo xtask demo`, `test`, `tidy`, `bench`, `oci-conformance`.
+//! Automation: `cargo xtask demo`, `test`, `clients`, `tidy`, `bench`, `oci-conformance`.
 //!
 //! ```text
 //! demo    the main job on real input: PostgreSQL on a volume that survives everything
 //! test    all tests, doing their set-up first; what the continuous integration runs
+//! clients the client libraries that tests use; test installs them too
 //! tidy    the rules that no compiler checks
 //! dist    the static binary
 //! bench   side by side with the peers of the distribution
@@ -31,7 +32,7 @@ use std::process::ExitCode;
 /// What went wrong, in words for whoever ran the command.
 type Failed = Box<dyn std::error::Error>;
 
-const USAGE: &str = "usage: cargo xtask demo | test [STAGE...] | tidy | dist | bench [OPTION...] | \
+const USAGE: &str = "usage: cargo xtask demo | test [STAGE...] | clients | tidy | dist | bench [OPTION...] | \
                      oci-conformance [OPTION...]";
 
 fn main() -> ExitCode {
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
         Some("bench") => bench::bench(rest),
         Some("oci-conformance") => conformance::conformance(rest),
         Some("test") => tests::test(rest),
+        Some("clients") => setup::clients(),
         Some("tidy") => tidy::tidy(),
         Some("dist") => dist::dist(),
         _ => Err(USAGE.into()),

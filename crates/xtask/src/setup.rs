@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::Failed;
-use crate::run::{program, run};
+use crate::run::{program, run, target};
 
 /// A program and the Debian package that has it.
 pub(crate) type Need = (&'static str, &'static str);
@@ -56,6 +56,62 @@ pub(crate) fn install(needs: &[Need]) -> Result<(), Failed> {
             return Err(format!("{package} is installed, but there is no {name}").into());
         }
     }
+    Ok(())
+}
+
+/// Client libraries that tests use, of pinned versions, in cargo's target directory: made anew when their list changes.
+pub(crate) fn clients() -> Result<(), Failed> {
+    let lists = Path::new(env!("CARGO_MANIFEST_DIR")).join("../testkit/tests/e2e/clients");
+    let into = target()?.join("clients");
+    fs::create_dir_all(&into)?;
+    let at = |name: &str| into.join(name);
+    library(&lists, &["requirements.txt"], &at("python"), |dir| {
+        let mut pip = program("python3");
+        pip.args(["-m", "pip", "install", "--quiet", "--no-deps", "--target"])
+            .arg(dir)
+            .arg("--requirement")
+            .arg(lists.join("requirements.txt"));
+        pip
+    })?;
+    let of_node = ["package.json", "package-lock.json"];
+    library(&lists, &of_node, &at("node"), |dir| {
+        let mut npm = program("npm");
+        // nothing of theirs runs while they are installed
+        npm.args([
+            "ci",
+            "--ignore-scripts",
+            "--omit=optional",
+            "--no-audit",
+            "--no-fund",
+        ])
+        .current_dir(dir);
+        npm
+    })
+}
+
+fn library(
+    lists: &Path,
+    names: &[&str],
+    dir: &Path,
+    install: impl Fn(&Path) -> std::process::Command,
+) -> Result<(), Failed> {
+    let mut wanted = Vec::new();
+    for name in names {
+        wanted.extend(fs::read(lists.join(name))?);
+    }
+    let stamp = dir.join(".installed");
+    if fs::read(&stamp).is_ok_and(|have| have == wanted) {
+        return Ok(());
+    }
+    println!("installing client libraries into {}", dir.display());
+    let _absent = fs::remove_dir_all(dir);
+    fs::create_dir_all(dir)?;
+    for name in names {
+        fs::copy(lists.join(name), dir.join(name))?;
+    }
+    run(&mut install(dir))?;
+    // last: what was broken off is done again
+    fs::write(stamp, wanted)?;
     Ok(())
 }
 

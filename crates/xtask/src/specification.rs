@@ -1,4 +1,4 @@
-//! SPECIFICATION.md names tests; each must exist.
+//! SPECIFICATION.md and the table of the API's routes name tests; each must exist.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -6,25 +6,25 @@ use std::path::PathBuf;
 
 use crate::run::root;
 
-/// Complains of every `crate/file::function` in SPECIFICATION.md that is no function of that file.
+const NAMING: [&str; 2] = ["SPECIFICATION.md", "docs/docker-api.md"];
+
+/// Complains of every `crate/file::function` in these documents that is no function of that file.
 pub(crate) fn check(files: &[PathBuf], complaints: &mut Vec<String>) {
-    let Ok(text) = fs::read_to_string(root().join("SPECIFICATION.md")) else {
-        complaints.push("SPECIFICATION.md: not there".into());
-        return;
-    };
     let known = functions(files);
-    let named: Vec<&str> = text
-        .split('`')
-        .skip(1)
-        .step_by(2)
-        .filter(|w| w.contains("::"))
-        .collect();
-    if named.is_empty() {
-        complaints.push("SPECIFICATION.md: names no test".into());
-    }
-    for name in named {
-        if !known.contains(name) {
-            complaints.push(format!("SPECIFICATION.md: no test {name}"));
+    for document in NAMING {
+        let Ok(text) = fs::read_to_string(root().join(document)) else {
+            complaints.push(format!("{document}: not there"));
+            continue;
+        };
+        let words = text.split('`').skip(1).step_by(2);
+        let named: Vec<&str> = words
+            .filter(|w| w.contains("::") && w.contains('/'))
+            .collect();
+        if named.is_empty() {
+            complaints.push(format!("{document}: names no test"));
+        }
+        for name in named.into_iter().filter(|n| !known.contains(*n)) {
+            complaints.push(format!("{document}: no test {name}"));
         }
     }
 }

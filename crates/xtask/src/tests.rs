@@ -8,9 +8,11 @@ use crate::setup::{self, Need};
 use crate::tidy;
 
 /// What tests run besides our own programs.
-const NEEDS: [Need; 20] = [
+const NEEDS: [Need; 24] = [
     ("busybox", "busybox-static"),
     ("docker", "docker.io"),
+    // what clients see of it is compared with what they see of us
+    ("dockerd", "docker.io"),
     ("mkfs.ext4", "e2fsprogs"),
     ("mkfs.xfs", "xfsprogs"),
     ("mkfs.btrfs", "btrfs-progs"),
@@ -30,6 +32,10 @@ const NEEDS: [Need; 20] = [
     ("ctr", "containerd"),
     ("runc", "runc"),
     ("script", "bsdutils"),
+    // client libraries are installed with these
+    ("pip3", "python3-pip"),
+    ("node", "nodejs"),
+    ("npm", "npm"),
 ];
 
 struct Stage {
@@ -155,6 +161,10 @@ pub(crate) fn test(names: &[String]) -> Result<(), Failed> {
     }
     setup::needs_root("cargo xtask test")?;
     setup::install(&NEEDS)?;
+    if let Err(e) = setup::clients() {
+        // the tests that want them fail, and say so; the others run
+        println!("client libraries cannot be installed: {e}");
+    }
     let mut table = Vec::new();
     for stage in &STAGES {
         if !names.is_empty() && !names.iter().any(|n| n == stage.name) {

@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use api::container::{
-    Config, CreateRequest, CreateResponse, DeviceMapping, HostConfig, RestartPolicy,
+    Config, CreateRequest, CreateResponse, DeviceMapping, DeviceRequest, HostConfig, RestartPolicy,
     ThrottleDevice, Ulimit, WeightDevice,
 };
 
@@ -165,7 +165,9 @@ const HOST_FLAGS: &[Flag<O>] = &[
     value("cap-drop", None, "list", |o, v| push(&mut o.host.cap_drop, v.to_owned()), "Drop a Linux capability"),
     value("security-opt", None, "list", |o, v| add(&mut o.security, Ok(v.to_owned())), "Security option (seccomp=FILE, no-new-privileges, ...)"),
     switch("privileged", None, |o, v| o.host.privileged = v, "Give the container the host's privileges"),
-    value("device", None, "list", device, "Give the container a device (host[:container[:rwm]])"),
+    value("device", None, "list", device, "Give the container a device (host[:container[:rwm]], or vendor.com/class=name of CDI)"),
+    value("gpus", None, "gpu-request", gpus, "GPUs of CDI (all, a number, device=0)"),
+    value("runtime", None, "string", |o, v| { v.clone_into(&mut o.host.runtime); Ok(()) }, "plimsoll, or runc's names for it"),
     value("device-cgroup-rule", None, "list", |o, v| push(&mut o.host.resources.device_cgroup_rules, v.to_owned()), "Allow a class of devices (c 42:* rmw)"),
     value("network", None, "network", network, "Network: a name, none, host or container:NAME; several times for several"),
     value("publish", Some('p'), "list", |o, v| add(&mut o.publish, networks::publish(v)), "Publish a port at the host ([[ip:][port]:]port[/protocol])"),
@@ -193,12 +195,6 @@ const HOST_FLAGS: &[Flag<O>] = &[
 
 const REFUSED_FLAGS: &[Flag<O>] = &[
     refused("link-local-ip", None, "it comes later"),
-    refused(
-        "gpus",
-        None,
-        "GPUs come later; give the device files with --device",
-    ),
-    refused("runtime", None, "the runtime is built in"),
     refused(
         "storage-opt",
         None,
@@ -307,7 +303,23 @@ fn ulimit(o: &mut O, text: &str) -> Result<(), String> {
     push(&mut o.host.resources.ulimits, Ulimit { name, hard, soft })
 }
 
+/// Of the host by path, or a vendor's by its name in CDI.
 fn device(o: &mut O, text: &str) -> Result<(), String> {
+    if parse::is_cdi_device(text) {
+        let all = o.host.resources.device_requests.get_or_insert_default();
+        match all.iter_mut().find(|r| r.driver == "cdi") {
+            Some(known) => known
+                .device_ids
+                .get_or_insert_default()
+                .push(text.to_owned()),
+            None => all.push(DeviceRequest {
+                driver: "cdi".to_owned(),
+                device_ids: Some(vec![text.to_owned()]),
+                ..DeviceRequest::default()
+            }),
+        }
+        return Ok(());
+    }
     let (path_on_host, path_in_container, cgroup_permissions) = parse::device(text)?;
     push(
         &mut o.host.resources.devices,
@@ -317,6 +329,42 @@ fn device(o: &mut O, text: &str) -> Result<(), String> {
             cgroup_permissions,
         },
     )
+}
+
+/// `all`, `2`, `device=0,1`, `count=2,driver=nvidia,"capabilities=gpu,utility"`.
+/// source: docs.docker.com/reference/cli/docker/container/run/#gpus
+fn gpus(o: &mut O, text: &str) -> Result<(), String> {
+    let mut request = DeviceRequest {
+        capabilities: Some(vec![vec!["gpu".to_owned()]]),
+        ..DeviceRequest::default()
+    };
+    let count = |text: &str| match text {
+        "all" => Ok(-1),
+        n => n.parse().map_err(|_| {
+            format!("invalid count ({n}): value must be either \"all\" or an integer")
+        }),
+    };
+    let mut counted = false;
+    for field in parse::csv(text)? {
+        let (key, value) = field.split_once('=').unwrap_or(("count", &field));
+        match key {
+            "count" => (request.count, counted) = (count(value)?, true),
+            "device" => request.device_ids = Some(value.split(',').map(str::to_owned).collect()),
+            "driver" => value.clone_into(&mut request.driver),
+            "capabilities" => {
+                let words = value
+                    .split(',')
+                    .map(str::to_owned)
+                    .chain(["gpu".to_owned()]);
+                request.capabilities = Some(vec![words.collect()]);
+            }
+            _ => return Err(format!("unexpected key '{key}' in '{field}'")),
+        }
+    }
+    if !counted && request.device_ids.is_none() {
+        request.count = 1;
+    }
+    push(&mut o.host.resources.device_requests, request)
 }
 
 fn tmpfs(o: &mut O, text: &str) -> Result<(), String> {

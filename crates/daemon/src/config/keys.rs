@@ -205,6 +205,12 @@ pub(super) const KEYS: &[Key] = &[
         Kind::List,
         "Plugin that is asked about each request; changed by SIGHUP",
     ),
+    named(
+        "cdi-spec-dir",
+        "cdi-spec-dirs",
+        Kind::List,
+        "Directory with files of the Container Device Interface (default /etc/cdi, /var/run/cdi)",
+    ),
     yes(
         "audit-log",
         Kind::Text,
@@ -453,7 +459,6 @@ pub(super) const KEYS: &[Key] = &[
         Kind::Any,
     ),
     no("api-cors-header", Kind::Text),
-    no_as("cdi-spec-dir", "cdi-spec-dirs", Kind::Any),
     no("cgroup-parent", Kind::Text),
     no("containerd-namespace", Kind::Text),
     no("containerd-plugins-namespace", Kind::Text),

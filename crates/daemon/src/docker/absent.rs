@@ -31,12 +31,6 @@ pub(super) async fn build(_: Call) -> Answer {
     ))
 }
 
-pub(super) async fn attach_ws(_: Call) -> Answer {
-    Err(Failure::not_built(
-        "attaching by websocket (use POST /containers/{id}/attach)",
-    ))
-}
-
 pub(super) async fn checkpoints(_: Call) -> Answer {
     Err(Failure::not_built("checkpoint and restore"))
 }

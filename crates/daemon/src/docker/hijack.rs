@@ -4,8 +4,8 @@
 //! clients send a plain POST and expect `200`, after which both sides send raw bytes; hyper knows
 //! that only of CONNECT. So such a request's method is rewritten to CONNECT on its way in
 //! ([`Sniffed`]), and [`is_raw`] tells the handler. Only a request's head is ever touched: to know
-//! where heads begin, bodies are counted (`Content-Length`); after a chunked body the rest of the
-//! connection passes unseen.
+//! where heads begin, bodies are counted. dockerode keeps its connections: what comes behind an upload,
+//! which is chunked, may be an attach.
 
 use std::collections::VecDeque;
 use std::io;
@@ -48,8 +48,63 @@ enum State {
     Head,
     /// So many bytes of a body come next.
     Body(u64),
+    Chunked(Chunked),
     /// Not looked at any more.
     Blind,
+}
+
+/// Where in a chunked body. source: RFC 9112, 7.1
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Chunked {
+    /// In a line with a size, so far this; `read`: what follows in it is an extension.
+    Size { size: u64, read: bool },
+    /// So many bytes of data and line end come next.
+    Data(u64),
+    /// In the lines behind the last chunk; an empty one ends them.
+    Trailers { empty: bool },
+}
+
+impl Chunked {
+    const BEGIN: Self = Self::Size {
+        size: 0,
+        read: false,
+    };
+
+    /// How many of these bytes are the body's, and whether it ends with them. `None`: it is none, and
+    /// hyper says so.
+    fn take(&mut self, bytes: &[u8]) -> Option<(usize, bool)> {
+        let mut at = 0;
+        while let Some(&byte) = bytes.get(at) {
+            *self = match *self {
+                Self::Data(left) => {
+                    let here = left.min((bytes.len() - at) as u64);
+                    at += usize::try_from(here).ok()?;
+                    if here < left {
+                        *self = Self::Data(left - here);
+                        break;
+                    }
+                    *self = Self::BEGIN;
+                    continue;
+                }
+                Self::Size { size: 0, .. } if byte == b'\n' => Self::Trailers { empty: true },
+                Self::Size { size, .. } if byte == b'\n' => Self::Data(size.checked_add(2)?),
+                Self::Size { size, read: false } => match char::from(byte).to_digit(16) {
+                    Some(digit) => Self::Size {
+                        size: size.checked_mul(16)? + u64::from(digit),
+                        read: false,
+                    },
+                    None => Self::Size { size, read: true },
+                },
+                within @ Self::Size { .. } => within,
+                Self::Trailers { empty: true } if byte == b'\n' => return Some((at + 1, true)),
+                Self::Trailers { empty } => Self::Trailers {
+                    empty: byte == b'\n' || (empty && byte == b'\r'),
+                },
+            };
+            at += 1;
+        }
+        Some((at, false))
+    }
 }
 
 impl Sniffed {
@@ -72,36 +127,34 @@ impl Sniffed {
     /// Takes new bytes of a head, and what came with them.
     fn feed(&mut self, bytes: &[u8]) {
         self.held.extend_from_slice(bytes);
-        while self.state == State::Head {
-            let Some(len) = head_len(&self.held) else {
-                if self.held.len() <= HEAD_LIMIT {
-                    return;
-                }
-                self.state = State::Blind;
-                break;
+        while !self.held.is_empty() {
+            let (pass, next) = match self.state {
+                State::Head => match self.head() {
+                    Some(seen) => seen,
+                    None => return,
+                },
+                State::Body(left) => body(left, self.held.len()),
+                State::Chunked(within) => chunked(within, &self.held),
+                State::Blind => (self.held.len(), State::Blind),
             };
-            let judged = judge(&self.held[..len]);
-            if judged.raw {
-                self.held.splice(..b"POST".len(), *b"CONNECT");
-                // from here on the connection is the container's
-                self.state = State::Blind;
-                break;
-            }
-            self.passed.extend(self.held.drain(..len));
-            let Some(body) = judged.body else {
-                self.state = State::Blind;
-                break;
-            };
-            let here = usize::try_from(body)
-                .unwrap_or(usize::MAX)
-                .min(self.held.len());
-            self.passed.extend(self.held.drain(..here));
-            let left = body - here as u64;
-            if left > 0 {
-                self.state = State::Body(left);
-            }
+            self.state = next;
+            self.passed.extend(self.held.drain(..pass));
         }
-        self.passed.extend(self.held.drain(..));
+    }
+
+    /// The length of the head that is held, and what follows it. `None`: it is not complete.
+    fn head(&mut self) -> Option<(usize, State)> {
+        let Some(len) = head_len(&self.held) else {
+            let too_long = self.held.len() > HEAD_LIMIT;
+            return too_long.then_some((self.held.len(), State::Blind));
+        };
+        let judged = judge(&self.held[..len]);
+        if judged.raw {
+            self.held.splice(..b"POST".len(), *b"CONNECT");
+            // from here on the connection is the container's
+            return Some((self.held.len(), State::Blind));
+        }
+        Some((len, judged.body))
     }
 
     /// The stream, and what was read of it but not handed on.
@@ -109,6 +162,24 @@ impl Sniffed {
         let mut rest = Vec::from(self.passed);
         rest.extend(self.held);
         (self.stream, rest)
+    }
+}
+
+/// Of `here` bytes those of a body that has so many left, and what follows them.
+fn body(left: u64, here: usize) -> (usize, State) {
+    let taken = usize::try_from(left).unwrap_or(usize::MAX).min(here);
+    match left - taken as u64 {
+        0 => (taken, State::Head),
+        left => (taken, State::Body(left)),
+    }
+}
+
+/// As [`body`], of a chunked one.
+fn chunked(mut within: Chunked, bytes: &[u8]) -> (usize, State) {
+    match within.take(bytes) {
+        Some((taken, true)) => (taken, State::Head),
+        Some((taken, false)) => (taken, State::Chunked(within)),
+        None => (bytes.len(), State::Blind),
     }
 }
 
@@ -124,14 +195,14 @@ fn head_len(bytes: &[u8]) -> Option<usize> {
 struct Judged {
     /// A POST that takes the connection over, without `Upgrade`.
     raw: bool,
-    /// Length of the body that follows, where a head can follow it.
-    body: Option<u64>,
+    /// The body that follows; [`State::Blind`] where no head can follow it.
+    body: State,
 }
 
 fn judge(head: &[u8]) -> Judged {
     let mut lines = head.split(|b| *b == b'\n').map(<[u8]>::trim_ascii);
     let first = lines.next().unwrap_or_default();
-    let (mut upgrade, mut length, mut chunked) = (false, 0, false);
+    let (mut upgrade, mut body) = (false, State::Body(0));
     for line in lines {
         let Some(colon) = line.iter().position(|b| *b == b':') else {
             continue;
@@ -140,12 +211,13 @@ fn judge(head: &[u8]) -> Judged {
         if name.eq_ignore_ascii_case(b"upgrade") {
             upgrade = true;
         } else if name.eq_ignore_ascii_case(b"transfer-encoding") {
-            chunked = true;
-        } else if name.eq_ignore_ascii_case(b"content-length") {
-            length = std::str::from_utf8(value)
-                .ok()
-                .and_then(|v| v.parse().ok())
-                .unwrap_or(0);
+            body = match value.eq_ignore_ascii_case(b"chunked") {
+                true => State::Chunked(Chunked::BEGIN),
+                false => State::Blind,
+            };
+        } else if name.eq_ignore_ascii_case(b"content-length") && matches!(body, State::Body(_)) {
+            let length = std::str::from_utf8(value).ok().and_then(|v| v.parse().ok());
+            body = State::Body(length.unwrap_or(0));
         }
     }
     let mut words = first.split(|b| *b == b' ');
@@ -156,7 +228,11 @@ fn judge(head: &[u8]) -> Judged {
     let hijacks = path.ends_with(b"/attach") || (exec && path.ends_with(b"/start"));
     Judged {
         raw: post && hijacks && !upgrade,
-        body: (!chunked && !upgrade).then_some(length),
+        body: match body {
+            _ if upgrade => State::Blind,
+            State::Body(0) => State::Head,
+            body => body,
+        },
     }
 }
 
@@ -182,12 +258,18 @@ impl AsyncRead for Sniffed {
                     ready!(Pin::new(&mut this.stream).poll_read(cx, &mut part))?;
                     let n = part.filled().len();
                     buf.advance(n);
-                    let left = left - n as u64;
-                    this.state = if left == 0 {
-                        State::Head
-                    } else {
-                        State::Body(left)
-                    };
+                    this.state = body(left, n).1;
+                    return Poll::Ready(Ok(()));
+                }
+                State::Chunked(within) => {
+                    let before = buf.filled().len();
+                    ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
+                    let new = &buf.filled()[before..];
+                    let (taken, next) = chunked(within, new);
+                    let rest = new[taken..].to_vec();
+                    buf.set_filled(before + taken);
+                    this.state = next;
+                    this.feed(&rest);
                     return Poll::Ready(Ok(()));
                 }
                 State::Head => {
@@ -365,6 +447,19 @@ impl Taken {
         let (stream, mut early) = parts.io.into_inner().into_parts();
         early.splice(..0, parts.read_buf);
         Some(Self { stream, early })
+    }
+
+    /// One that was never HTTP.
+    pub(crate) fn of(stream: UnixStream) -> Self {
+        Self {
+            stream,
+            early: Vec::new(),
+        }
+    }
+
+    /// And what the client sent before it had the answer.
+    pub(crate) fn into_parts(self) -> (UnixStream, Vec<u8>) {
+        (self.stream, self.early)
     }
 
     /// Returns when the client has read the answer's head, or seems not to want to. Clients that
@@ -622,8 +717,36 @@ mod tests {
         let put = format!("PUT /a HTTP/1.1\r\nContent-Length: {}\r\n\r\n", body.len());
         let sent = [put.as_bytes(), body.as_bytes(), b"GET / HTTP/1.1\r\n\r\n"];
         assert_eq!(sniff(&sent), format!("{put}{body}GET / HTTP/1.1\r\n\r\n"));
-        let chunked: &[u8] = b"PUT /a HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n";
-        assert!(sniff(&[chunked, ATTACH]).contains("\r\n\r\nPOST "));
+        let odd: &[u8] = b"PUT /a HTTP/1.1\r\nTransfer-Encoding: gzip\r\n\r\n";
+        assert!(sniff(&[odd, ATTACH]).contains("\r\n\r\nPOST "));
+    }
+
+    /// Also where the pieces that are read end anywhere.
+    #[test]
+    fn behind_a_chunked_body_comes_a_head() {
+        let put = "PUT /a HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n";
+        let inner = "POST /containers/x/attach HTTP/1.1\r\n\r\n";
+        let chunk = format!("{:X};name=value\r\n{inner}\r\n", inner.len());
+        let bodies = [
+            "0\r\n\r\n".to_owned(),
+            format!("{chunk}000\r\n\r\n"),
+            format!("{chunk}1\r\n\n\r\n{chunk}0\r\nTrailer: x\r\n\r\n"),
+        ];
+        for body in bodies {
+            let sent = [put.as_bytes(), body.as_bytes(), ATTACH].concat();
+            let want = format!(
+                "{put}{body}CONNECT {}",
+                &std::str::from_utf8(ATTACH).unwrap()[5..]
+            );
+            for at in (0..sent.len()).step_by(29) {
+                let (one, two) = sent.split_at(at);
+                assert_eq!(sniff(&[one, two]), want, "cut at {at}");
+            }
+        }
+        for malformed in ["fffffffffffffffff\r\n", "ffffffffffffffff\r\n"] {
+            let sent = [put.as_bytes(), malformed.as_bytes(), ATTACH];
+            assert!(sniff(&sent).contains("\r\nPOST "), "{malformed}");
+        }
     }
 
     #[test]

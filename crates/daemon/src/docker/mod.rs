@@ -11,7 +11,7 @@
 //!   answer    one response: JSON, lines, streams
 //!   failure   every error's status and body
 //! build     builds: messages while they go on
-//! system containers streams exec archive images volumes networks absent plimsoll   handlers
+//! system containers websocket streams exec archive images volumes networks absent plimsoll   handlers
 //! translate/  wire types to the engine's and back
 //! ```
 //!
@@ -44,6 +44,7 @@ mod system;
 mod time;
 mod translate;
 mod volumes;
+mod websocket;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

@@ -20,7 +20,7 @@ use super::failure::Failure;
 use super::peer::Peer;
 use super::{
     Api, absent, archive, build, containers, exec, images, list, networks, plimsoll, registry,
-    stats, streams, system, volumes,
+    stats, streams, system, volumes, websocket,
 };
 
 /// One line of the table.
@@ -121,7 +121,7 @@ static ROUTES: LazyLock<Vec<Route>> = LazyLock::new(|| {
         GET "/containers/{id}/logs" streams::logs;
         GET "/containers/{id}/stats" stats::stats;
         POST "/containers/{id}/attach" streams::attach;
-        GET "/containers/{id}/attach/ws" absent::attach_ws;
+        GET "/containers/{id}/attach/ws" websocket::attach;
         GET "/containers/{id}/export" archive::export;
         GET "/containers/{id}/archive" archive::get;
         HEAD "/containers/{id}/archive" archive::head;
@@ -440,10 +440,109 @@ mod tests {
         assert!(version("/v9.9/info").is_err());
     }
 
+    /// Which test shows a handler at work; the first that fits. `cargo xtask tidy` looks whether they are there.
+    const SHOWN_BY: &[(&str, &str)] = &[
+        ("absent::", "daemon/wire::what_is_not_there_says_so"),
+        ("system::ping", "daemon/wire::versions_are_negotiated"),
+        ("system::", "daemon/docker_cli::the_system_and_its_prunes"),
+        (
+            "streams::events",
+            "daemon/docker_cli::events_are_replayed_and_streamed",
+        ),
+        ("streams::logs", "daemon/docker_cli::logs_in_all_their_ways"),
+        (
+            "streams::attach",
+            "daemon/streams::a_plain_hijack_carries_both_directions",
+        ),
+        ("websocket::", "daemon/streams::attach_by_websocket"),
+        ("stats::", "daemon/streams::stats_in_their_three_ways"),
+        ("archive::export", "daemon/docker_cli::images_in_and_out"),
+        ("archive::", "daemon/docker_cli::copies_in_and_out"),
+        ("exec::", "testkit/lifecycle::exec_in_a_running_container"),
+        (
+            "containers::wait",
+            "daemon/streams::a_wait_says_at_once_that_it_waits",
+        ),
+        (
+            "containers::resize",
+            "daemon/streams::a_terminal_is_left_by_its_keys",
+        ),
+        (
+            "containers::commit",
+            "testkit/clients::commit_takes_a_configuration",
+        ),
+        (
+            "containers::changes",
+            "daemon/docker_cli::copies_in_and_out",
+        ),
+        (
+            "containers::prune",
+            "daemon/docker_cli::the_system_and_its_prunes",
+        ),
+        ("containers::top", "testkit/libraries::docker_py"),
+        ("containers::", "daemon/docker_cli::a_life_step_by_step"),
+        ("list::containers", "daemon/docker_cli::a_life_step_by_step"),
+        ("images::history", "testkit/libraries::docker_py"),
+        ("images::tag", "testkit/libraries::docker_py"),
+        (
+            "images::create",
+            "testkit/registry::push_and_pull_by_the_docker_command",
+        ),
+        ("images::", "daemon/docker_cli::images_in_and_out"),
+        ("list::images", "daemon/docker_cli::images_in_and_out"),
+        (
+            "registry::",
+            "testkit/registry::push_and_pull_by_the_docker_command",
+        ),
+        (
+            "volumes::",
+            "daemon/docker_cli::volumes_keep_what_containers_leave",
+        ),
+        (
+            "networks::",
+            "testkit/networks::networks_by_the_docker_command",
+        ),
+        ("build::cancel", "daemon/wire::what_is_not_there_says_so"),
+        (
+            "build::prune",
+            "testkit/build::the_cache_is_told_of_and_pruned",
+        ),
+        ("build::", "testkit/build::a_build_by_the_docker_command"),
+        ("plimsoll::fsck", "daemon/streams::the_store_is_checked"),
+        (
+            "plimsoll::doctor",
+            "daemon/docker_cli::the_system_and_its_prunes",
+        ),
+    ];
+
+    /// The version of the API that brought a route; of most the oldest that is served.
+    /// source: moby, docs/api/version-history.md
+    fn since(route: &Route) -> &'static str {
+        match (route.prefix, route.suffix) {
+            ("/plimsoll/volumes/trash" | "/plimsoll/fsck" | "/plimsoll/doctor", _) => "ours",
+            ("/plimsoll/volumes/" | "/volumes/", "/restore") => "ours",
+            (prefix, _) if prefix.ends_with("/prune") && prefix != "/build/prune" => "1.25",
+            ("/system/df", _) | (_, "/checkpoints") => "1.25",
+            (prefix, _) if prefix.starts_with("/plugins") || prefix.starts_with("/secrets") => {
+                "1.25"
+            }
+            (prefix, _)
+                if prefix.starts_with("/configs") || prefix.starts_with("/distribution") =>
+            {
+                "1.30"
+            }
+            ("/session" | "/build/prune", _) => "1.31",
+            ("/grpc" | "/build/cancel", _) => "1.39",
+            ("/volumes/", "") if route.method == "PUT" => "1.42",
+            _ => "1.24",
+        }
+    }
+
     /// The table in the documentation is this one.
     #[test]
     fn the_documentation_has_every_route() {
-        let mut table = String::from("| method | path | |\n|---|---|---|\n");
+        let mut table =
+            String::from("| method | path | since | | shown by |\n|---|---|---|---|---|\n");
         for route in ROUTES.iter() {
             let what = match route.name {
                 name if !name.starts_with("absent") && name != "build::cancel" => "built",
@@ -464,7 +563,13 @@ mod tests {
                 suffix,
                 ..
             } = route;
-            table += &format!("| {method} | `{prefix}{part}{suffix}` | {what} |\n");
+            let shown = SHOWN_BY
+                .iter()
+                .find(|(name, _)| route.name.starts_with(name));
+            let (_, test) = shown.unwrap_or_else(|| panic!("no test shows {}", route.name));
+            let since = since(route);
+            table +=
+                &format!("| {method} | `{prefix}{part}{suffix}` | {since} | {what} | `{test}` |\n");
         }
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/docker-api.md");
         let text = std::fs::read_to_string(path).expect("docs/docker-api.md is there");

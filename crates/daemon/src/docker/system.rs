@@ -121,13 +121,23 @@ fn registries(settings: &engine::RegistrySettings) -> RegistryConfig {
 }
 
 pub(super) async fn info(call: Call) -> Answer {
+    let document = shown(&call);
+    // not worth an error: what can't be read is not there
+    let devices = call.engine().cdi_devices().await.unwrap_or_default();
+    ok(&versions::info(&document, &devices, call.version)?)
+}
+
+fn shown(call: &Call) -> Info {
+    let cdi_dirs = call.api.config.cdi_dirs.iter();
+    let cdi_dirs = cdi_dirs.map(|d| d.display().to_string());
     let engine = call.engine().info();
+    let pairs = engine.driver_status.into_iter();
     let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
     let words = |list: &[&str]| Some(list.iter().map(|s| (*s).to_owned()).collect());
     let own = Runtime {
         path: "plimsoll".to_owned(),
     };
-    let document = Info {
+    Info {
         id: engine.id,
         containers: count(engine.containers),
         containers_running: count(engine.running),
@@ -135,13 +145,7 @@ pub(super) async fn info(call: Call) -> Answer {
         containers_stopped: count(engine.stopped),
         images: count(engine.images),
         driver: engine.driver,
-        driver_status: Some(
-            engine
-                .driver_status
-                .into_iter()
-                .map(|(k, v)| [k, v])
-                .collect(),
-        ),
+        driver_status: Some(pairs.map(|(k, v)| [k, v]).collect()),
         plugins: PluginsInfo {
             volume: words(&["local"]),
             network: words(&["bridge", "host", "null"]),
@@ -180,11 +184,11 @@ pub(super) async fn info(call: Call) -> Answer {
         runtimes: BTreeMap::from([("plimsoll".to_owned(), own)]),
         default_runtime: "plimsoll".to_owned(),
         live_restore_enabled: true,
+        cdi_spec_dirs: Some(cdi_dirs.collect()),
         security_options: engine.security_options,
         warnings: Some(engine.warnings).filter(|w| !w.is_empty()),
         ..Info::default()
-    };
-    ok(&versions::info(&document, call.version)?)
+    }
 }
 
 /// `type` limits what is counted; several may be given.

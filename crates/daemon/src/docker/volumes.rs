@@ -54,8 +54,8 @@ pub(super) async fn list(call: Call) -> Answer {
 pub(super) async fn create(mut call: Call) -> Answer {
     let body: VolumeCreateRequest = call.json_or_default().await?;
     if !matches!(body.driver.as_str(), "" | "local") {
-        return Err(Failure::not_built(format!(
-            "the volume driver {:?}",
+        return Err(Failure::not_found(format!(
+            "there is no volume driver {:?}: local is built in",
             body.driver
         )));
     }

@@ -342,3 +342,106 @@ fn the_store_is_checked() {
     assert_eq!(doctor["DataRoot"], engine.data_root().display().to_string());
     assert!(!doctor["Findings"].as_array().unwrap().is_empty());
 }
+
+/// A message of a client's: one frame, masked. source: RFC 6455, section 5.2
+fn ws_send(stream: &mut UnixStream, opcode: u8, data: &[u8]) {
+    let mask = [1, 2, 3, 4];
+    let mut frame = vec![
+        0x80 | opcode,
+        0x80 | u8::try_from(data.len()).expect("a short message"),
+    ];
+    frame.extend(mask);
+    frame.extend(data.iter().zip(mask.iter().cycle()).map(|(b, m)| b ^ m));
+    stream.write_all(&frame).expect("the engine reads");
+}
+
+/// Messages until the close, by their kind.
+fn ws_read(stream: &mut UnixStream) -> Vec<(u8, Vec<u8>)> {
+    let mut out = Vec::new();
+    loop {
+        let mut head = [0; 2];
+        if stream.read_exact(&mut head).is_err() {
+            return out;
+        }
+        let length = match head[1] {
+            126 => {
+                let mut long = [0; 2];
+                stream.read_exact(&mut long).expect("a length");
+                u16::from_be_bytes(long).into()
+            }
+            short => usize::from(short),
+        };
+        let mut data = vec![0; length];
+        stream.read_exact(&mut data).expect("a whole message");
+        out.push((head[0] & 0xf, data));
+    }
+}
+
+fn ws_open(engine: &Instance, path: &str) -> (UnixStream, String) {
+    let mut stream = send(
+        engine,
+        &format!(
+            "GET {path} HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        ),
+    );
+    let head = head(&mut stream);
+    (stream, head)
+}
+
+/// One stream without frames, both ways; binary since API 1.28, text before.
+#[test]
+fn attach_by_websocket() {
+    let engine = Instance::with_busybox();
+    let fields = || json!({"OpenStdin": true, "StdinOnce": true});
+    for (version, kind) in [("v1.51", 2), ("v1.27", 1)] {
+        let script = "cat; echo err >&2";
+        let id = engine.create_with(&format!("c{kind}"), &["sh", "-c", script], fields());
+        let query = "stream=1&stdin=1&stdout=1&stderr=1";
+        let (mut stream, head) = ws_open(
+            &engine,
+            &format!("/{version}/containers/{id}/attach/ws?{query}"),
+        );
+        assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+        // the RFC's own example
+        assert!(head.contains("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="), "{head}");
+        engine.start_container(&id);
+        ws_send(&mut stream, 2, b"typed ");
+        ws_send(&mut stream, 1, b"twice\n");
+        // its close is the end of the input: what the program says then still comes
+        ws_send(&mut stream, 8, &[]);
+        engine.wait(&id);
+        let (path, expected) = (
+            format!("/containers/{id}/logs?stdout=1&stderr=1"),
+            "typed twice\n",
+        );
+        let body = engine.api().get(&path).unwrap().ok().body;
+        assert_eq!(testkit::http::stream_text(&body, 1), expected);
+        let (mut again, _) = ws_open(
+            &engine,
+            &format!("/{version}/containers/{id}/attach/ws?logs=1&stdout=1&stderr=1"),
+        );
+        let seen = ws_read(&mut again);
+        assert!(seen.iter().all(|(k, _)| [kind, 8].contains(k)), "{seen:?}");
+        let text: Vec<u8> = seen
+            .iter()
+            .filter(|(k, _)| *k == kind)
+            .flat_map(|(_, d)| d.clone())
+            .collect();
+        let mut lines: Vec<&str> = std::str::from_utf8(&text).unwrap().lines().collect();
+        lines.sort_unstable();
+        assert_eq!(lines, ["err", "typed twice"]);
+    }
+    let id = engine.create("plain", &["true"]);
+    let answer = engine
+        .api()
+        .get(&format!("/containers/{id}/attach/ws"))
+        .unwrap();
+    assert_eq!(answer.status, 400, "{answer:?}");
+    assert_eq!(
+        ws_open(&engine, "/containers/absent/attach/ws")
+            .1
+            .split(' ')
+            .nth(1),
+        Some("404")
+    );
+}

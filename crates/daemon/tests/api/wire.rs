@@ -90,6 +90,7 @@ fn what_is_not_there_says_so() {
         (get("/services"), 503),
         (post("/swarm/init"), 501),
         (post("/build?version=2"), 501),
+        (post("/build/cancel"), 501),
         (get("/images/search?term=x"), 501),
         (post("/networks/create"), 400),
         (post("/networks/nope/connect"), 404),
@@ -324,7 +325,7 @@ fn an_archive_that_is_none_is_told_in_the_stream() {
     let api = engine.api();
     let loaded = api.upload("POST", "/images/load?quiet=1", b"abc").unwrap();
     assert_eq!(loaded.status, 200, "{loaded:?}");
-    assert!(!loaded.is_ok(), "{loaded:?}");
+    assert!(loaded.tells_of_failure(), "{loaded:?}");
     let told = loaded.json();
     assert_eq!(told["error"], told["errorDetail"]["message"], "{loaded:?}");
     let imported = api.upload("POST", "/images/create?fromSrc=-&repo=x", b"abc");

@@ -53,6 +53,8 @@ pub(super) struct Stopping {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Then {
     Stay,
+    /// As [`Then::Stay`], of a kill: there is no stop to tell of.
+    Killed,
     Start,
     /// It was unhealthy: as a policy would, with its pause.
     Again,
@@ -762,6 +764,7 @@ impl Actor {
                     self.emit("stop", &[]);
                     answer(reply, Ok(()));
                 }
+                Then::Killed => answer(reply, Ok(())),
                 Then::Start => then.push(reply),
                 Then::Again => again = true,
                 Then::Remove(options) => {

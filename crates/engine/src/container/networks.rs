@@ -36,10 +36,13 @@ impl Actor {
             ));
         }
         if self.record.networks.contains_key(&network) {
-            return Err(Error::conflict(format!(
-                "endpoint with name {} already exists in network {network}",
-                self.record.name
-            )));
+            return Err(Error::new(
+                ErrorKind::Forbidden,
+                format!(
+                    "endpoint with name {} already exists in network {network}",
+                    self.record.name
+                ),
+            ));
         }
         if let Some(live) = self.run.as_ref().map(|r| r.live.clone()) {
             let (record, name, wanted) = (self.record.clone(), network.clone(), spec.clone());

@@ -16,6 +16,7 @@ use runtime::systemd::{Manager, Scope};
 use runtime::{Asked, Plan, PlanInput, Rootfs, SeccompChoice, seccomp, users};
 
 use super::actor::paths;
+use crate::cdi;
 use crate::devices;
 use crate::error::Error;
 use crate::etc;
@@ -68,11 +69,8 @@ pub(super) fn prepare(
     )?;
     let devices = devices::of(record)?;
     let numbers = devices::numbers(&host.resources);
-    let cgroup_path = match scope_of(inner, record)? {
-        Some(scope) => format!("{}:{}:{}", scope.slice, inner.instance, record.id).into(),
-        None => PathBuf::from("/").join(&inner.instance).join(&record.id),
-    };
-    let spec = ocispec::build(&SpecInput {
+    let cgroup_path = cgroup_path(inner, record)?;
+    let mut spec = ocispec::build(&SpecInput {
         record,
         links: &links,
         identity: &identity,
@@ -93,6 +91,9 @@ pub(super) fn prepare(
         cgroup_v2: facts.cgroup.mode == host::CgroupMode::V2,
         block_devices: &numbers,
     })?;
+    if !host.device_requests.is_empty() {
+        cdi::load(&inner.config.cdi_dirs).apply(&host.device_requests, &mut spec)?;
+    }
     save_spec(&dir, &spec)?;
     let limits = spec.linux().as_ref().and_then(|l| l.resources().as_ref());
     let cgroup = Arc::new(cgroup_of(inner, record, limits)?);
@@ -116,6 +117,14 @@ pub(super) fn prepare(
         plan,
         cgroup,
         spec: Arc::new(spec),
+    })
+}
+
+/// As the OCI spec has it: `slice:prefix:name` with systemd.
+fn cgroup_path(inner: &Inner, record: &ContainerRecord) -> Result<PathBuf, Error> {
+    Ok(match scope_of(inner, record)? {
+        Some(scope) => format!("{}:{}:{}", scope.slice, inner.instance, record.id).into(),
+        None => PathBuf::from("/").join(&inner.instance).join(&record.id),
     })
 }
 

@@ -117,14 +117,16 @@ impl Actor {
         }
         self.record_mut().stopped_by_user = true;
         self.cancel_restart();
-        self.emit("stop", &[]);
+        if then != Then::Killed {
+            self.emit("stop", &[]);
+        }
         let written = self.write_through().await;
         answer(reply, written);
     }
 
     pub(super) async fn kill(&mut self, signal: i32, reply: Reply<()>) {
         if self.phase == Phase::Restarting && matches!(signal, SIGKILL | SIGTERM) {
-            return self.stop_restarting(reply, Then::Stay).await;
+            return self.stop_restarting(reply, Then::Killed).await;
         }
         if self.run.is_none() {
             let id = &self.record.id;
@@ -145,7 +147,7 @@ impl Actor {
             self.send(signal, was_paused, Some(reply));
             return;
         }
-        self.join_stop(None, (reply, Then::Stay));
+        self.join_stop(None, (reply, Then::Killed));
         self.sigkill(Instant::now(), was_paused);
         self.set_phase(Phase::Stopping);
     }

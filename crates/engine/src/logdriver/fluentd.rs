@@ -2,14 +2,18 @@
 //!
 //! source: fluent/fluentd "Forward Protocol Specification v1"; moby daemon/logger/fluentd
 
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::io;
 use std::time::Duration;
 
 use shim::jsonlog::Stream;
 
-use super::address::{Address, Connection, deadline, split};
-use super::forward::{Message, Speaker};
+use super::address::{Address, split};
+use super::connection::{Connection, deadline};
+use super::message::{Item, Message, Speaker};
 use super::options::Options;
+use super::outlet::MOST_BYTES;
 use crate::error::Error;
 
 const PORT: u16 = 24224;
@@ -22,10 +26,12 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 pub(super) struct Settings {
     pub(super) address: Address,
     sub_second: bool,
-    request_ack: bool,
+    pub(super) request_ack: bool,
     /// Before the second attempt.
     pub(super) pause: Option<Duration>,
     pub(super) write_within: Option<Duration>,
+    /// For an acknowledgement.
+    answer_within: Option<Duration>,
 }
 
 pub(super) fn settings(options: &mut Options<'_>) -> Result<Settings, Error> {
@@ -40,6 +46,10 @@ pub(super) fn settings(options: &mut Options<'_>) -> Result<Settings, Error> {
     let address = match scheme {
         "tcp" => Address::Tcp(rest),
         "unix" => Address::Unix(rest.into()),
+        "tls" => {
+            let why = "TLS to fluentd is not built: tcp:// or unix://";
+            return Err(options.refused("fluentd-address", text, why));
+        }
         _ => return Err(wrong("host:port, tcp://host:port or unix:///path")),
     };
     for key in ["fluentd-async", "fluentd-async-connect"] {
@@ -72,40 +82,59 @@ pub(super) fn settings(options: &mut Options<'_>) -> Result<Settings, Error> {
         request_ack: options.flag("fluentd-request-ack")? == Some(true),
         pause: options.duration("fluentd-retry-wait")?,
         write_within: options.duration("fluentd-write-timeout")?,
+        answer_within: options.duration("fluentd-read-timeout")?,
     })
 }
 
-/// One batch: `[tag, [[time, record], ...], {"chunk": id}]`. The id is of its first entry, so that a
-/// batch that goes a second time has it again.
+/// One batch: `[tag, [[time, record], ...], {"chunk": id}]`, the id, and how many entries it has. The
+/// id names the entries, so that of all batches only one that goes a second time has it again.
 pub(super) fn encode(
     settings: &Settings,
     speaker: &Speaker,
-    messages: &[Message<'_>],
-) -> (Vec<u8>, Option<String>) {
-    let mut out = Vec::new();
+    items: &[Item<'_>],
+) -> (Vec<u8>, Option<String>, usize) {
+    let mut records = Vec::new();
+    let mut count = 0;
+    for Item { message, .. } in items {
+        let before = records.len();
+        array(&mut records, 2);
+        time(&mut records, message.time, settings.sub_second);
+        record(&mut records, speaker, message);
+        if count > 0 && records.len() > MOST_BYTES {
+            records.truncate(before);
+            break;
+        }
+        count += 1;
+    }
+    let mut out = Vec::with_capacity(records.len() + 256);
     array(&mut out, if settings.request_ack { 3 } else { 2 });
     text(&mut out, speaker.tag.as_bytes());
-    array(&mut out, messages.len());
-    for message in messages {
-        array(&mut out, 2);
-        time(&mut out, message.time, settings.sub_second);
-        record(&mut out, speaker, message);
-    }
-    let chunk = messages.first().filter(|_| settings.request_ack);
-    let chunk = chunk.map(|m| {
-        let id = speaker.identity.short_id();
-        format!("{id}-{:x}-{}", m.time.as_nanosecond(), messages.len())
+    array(&mut out, count);
+    out.append(&mut records);
+    let ends = items.first().zip(items[..count].last());
+    let chunk = ends.filter(|_| settings.request_ack).map(|(first, last)| {
+        let (first, last) = (first.message.position, last.message.position);
+        let (id, inode) = (speaker.identity.short_id(), first.inode);
+        format!(
+            "{id}-{inode:x}-{:x}-{:x}-{count}",
+            first.offset, last.offset
+        )
     });
     if let Some(id) = &chunk {
         map(&mut out, 1);
         text(&mut out, b"chunk");
         text(&mut out, id.as_bytes());
     }
-    (out, chunk)
+    (out, chunk, count)
 }
 
 /// Waits for `{"ack": id}`.
-pub(super) async fn acknowledged(connection: &mut Connection, id: &str) -> io::Result<()> {
+pub(super) async fn acknowledged(
+    settings: &Settings,
+    connection: &mut Connection,
+    id: &str,
+) -> io::Result<()> {
+    let limit = settings.answer_within.unwrap_or(ANSWER_WITHIN);
     let wait = async {
         let mut got = Vec::new();
         let mut buffer = [0; 512];
@@ -118,7 +147,7 @@ pub(super) async fn acknowledged(connection: &mut Connection, id: &str) -> io::R
         }
         Ok(())
     };
-    deadline(ANSWER_WITHIN, "be acknowledged", wait).await
+    deadline(limit, "be acknowledged", wait).await
 }
 
 fn record(out: &mut Vec<u8>, speaker: &Speaker, message: &Message<'_>) {
@@ -128,32 +157,31 @@ fn record(out: &mut Vec<u8>, speaker: &Speaker, message: &Message<'_>) {
         Stream::Stdout => b"stdout",
         Stream::Stderr => b"stderr",
     };
-    let (ordinal, last);
-    let mut fields: Vec<(&[u8], &[u8])> = identity
-        .attributes
-        .iter()
-        .map(|(k, v)| (k.as_bytes(), v.as_bytes()))
-        .collect();
-    fields.extend([
+    // what the user chose goes over what the driver says, as in Docker
+    let mut fields: BTreeMap<&[u8], Cow<'_, [u8]>> = [
         (&b"container_id"[..], identity.id.as_bytes()),
         (b"container_name", name.as_bytes()),
         (b"source", source),
         (b"log", message.line),
-    ]);
+    ]
+    .map(|(key, value)| (key, value.into()))
+    .into();
+    let own = identity.attributes.iter();
+    fields.extend(own.map(|(k, v)| (k.as_bytes(), v.as_bytes().into())));
     if let Some(part) = &message.part {
-        ordinal = part.ordinal.to_string();
-        last = part.last.to_string();
+        let ordinal = part.ordinal.to_string().into_bytes();
+        let last = part.last.to_string().into_bytes();
         fields.extend([
-            (&b"partial_message"[..], &b"true"[..]),
-            (b"partial_id", part.id.as_bytes()),
-            (b"partial_ordinal", ordinal.as_bytes()),
-            (b"partial_last", last.as_bytes()),
+            (&b"partial_message"[..], b"true"[..].into()),
+            (b"partial_id", part.id.as_bytes().into()),
+            (b"partial_ordinal", ordinal.into()),
+            (b"partial_last", last.into()),
         ]);
     }
     map(out, fields.len());
     for (key, value) in fields {
         text(out, key);
-        text(out, value);
+        text(out, &value);
     }
 }
 
@@ -213,16 +241,21 @@ fn time(out: &mut Vec<u8>, at: jiff::Timestamp, sub_second: bool) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::logdriver::forward::tests::{message, speaker};
+    use crate::logdriver::message::tests::{item, message, speaker};
+
+    fn asking() -> Settings {
+        let mut options = BTreeMap::new();
+        options.insert("fluentd-sub-second-precision".to_owned(), "true".to_owned());
+        options.insert("fluentd-request-ack".to_owned(), "true".to_owned());
+        settings(&mut Options::new("fluentd", &options)).unwrap()
+    }
 
     #[test]
     fn a_batch() {
-        let mut options = std::collections::BTreeMap::new();
-        options.insert("fluentd-sub-second-precision".to_owned(), "true".to_owned());
-        options.insert("fluentd-request-ack".to_owned(), "true".to_owned());
-        let settings = settings(&mut Options::new("fluentd", &options)).unwrap();
         let long = vec![b'z'; 300];
-        let (bytes, chunk) = encode(&settings, &speaker(), &[message(b"a"), message(&long)]);
+        let items = [item(message(b"a")), item(message(&long))];
+        let (bytes, chunk, count) = encode(&asking(), &speaker(), &items);
+        assert_eq!(count, 2);
         // [tag, [two], ...
         assert_eq!(&bytes[..6], b"\x93\xa3web\x92");
         // [EventTime, {4 fields
@@ -233,5 +266,46 @@ mod tests {
         let mut log = b"\xa3log\xdb\x00\x00\x01\x2c".to_vec();
         log.extend_from_slice(&long);
         assert!(bytes.windows(log.len()).any(|w| w == log));
+    }
+
+    /// Batches of entries of one time, as the pieces of a line are.
+    #[test]
+    fn each_batch_has_an_id_of_its_own() {
+        let at = |offset| {
+            let mut message = message(b"a");
+            message.position.offset = offset;
+            item(message)
+        };
+        let id = |items: &[Item<'_>]| encode(&asking(), &speaker(), items).1.unwrap();
+        let (first, second) = ([at(10), at(20)], [at(30), at(40)]);
+        assert_ne!(id(&first), id(&second));
+        assert_ne!(id(&first), id(&first[..1]));
+        assert_eq!(id(&first), id(&[at(10), at(20)]));
+    }
+
+    /// What an entry brings along counts, too: so many at once would be much.
+    #[test]
+    fn a_batch_has_an_end() {
+        let mut speaker = speaker();
+        let long = ("k".to_owned(), "v".repeat(MOST_BYTES / 4));
+        speaker.identity.attributes = [long].into();
+        let items: Vec<_> = (0..10).map(|_| item(message(b"a"))).collect();
+        let (bytes, _, count) = encode(&asking(), &speaker, &items);
+        assert_eq!(count, 3);
+        assert!(bytes.len() < MOST_BYTES + 1024);
+        // one goes, whatever it brings along
+        let huge = ("k".to_owned(), "v".repeat(2 * MOST_BYTES));
+        speaker.identity.attributes = [huge].into();
+        assert_eq!(encode(&asking(), &speaker, &items).2, 1);
+    }
+
+    #[test]
+    fn a_chosen_attribute_is_the_only_one_of_its_name() {
+        let mut speaker = speaker();
+        speaker.identity.attributes = [("source".to_owned(), "mine".to_owned())].into();
+        let (bytes, ..) = encode(&asking(), &speaker, &[item(message(b"a"))]);
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        assert_eq!(text.matches("source").count(), 1, "{text}");
+        assert!(text.contains("mine") && !text.contains("stdout"), "{text}");
     }
 }

@@ -1,7 +1,9 @@
 //! The task that sends a container's log on, from the disk, from where the sink has it.
 //!
 //! ```text
-//! read a batch -> send it, however often that takes -> mark it -> read on
+//!   +-> read after the mark -> batch -> write -> look -> mark what is confirmed
+//!   |                                     |        |
+//!   +---- pause, go back to the mark <----+--------+  the connection broke
 //! ```
 //! It ends when the run has ended and all has gone on, when the container is removed, or with the
 //! engine; the next one goes on from the mark.
@@ -13,101 +15,47 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use shim::jsonlog::{Entry, LogMark, LogReader, ReadError, ReadOptions, Stream, Watcher};
+use shim::jsonlog::{Entry, LogReader, ReadError, ReadOptions, Watcher};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
-use super::address::Connection;
 use super::identity::{Identity, Template};
-use super::{Driver, Sink, fluentd, gelf, journald, mark, syslog};
+use super::message::{Failure, Item, Progress, Speaker, items, notice};
+use super::outlet::{Batch, Outlet};
+use super::{Driver, mark};
 use crate::inner::Inner;
 use crate::model::ContainerRecord;
 
-/// Entries sent at a time.
-const AT_ONCE: usize = 256;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
-const WRITE_WITHIN: Duration = Duration::from_secs(10);
 /// A mark is written at most so often.
 const MARK_EVERY: Duration = Duration::from_millis(200);
 /// Where there is no inotify left: how often it is looked.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How often it is looked whether what was written has arrived: first, and at last.
+const FIRST_LOOK: Duration = Duration::from_millis(10);
+const LAST_LOOK: Duration = Duration::from_millis(200);
 /// What a removed container still has to say gets so long.
 const LAST_WORDS: Duration = Duration::from_secs(3);
+/// Who is told to end may finish what it is sending for so long.
+const GRACE: Duration = Duration::from_secs(2);
+/// A sink of which one hears only refusals is back when it has not refused for so long.
+const NO_REFUSAL: Duration = Duration::from_secs(5);
 
-/// Who speaks, for all entries.
-#[derive(Debug, Clone)]
-pub(super) struct Speaker {
-    pub(super) identity: Identity,
-    pub(super) tag: String,
-    pub(super) host: String,
-    pub(super) pid: u32,
-    pub(super) zone: jiff::tz::TimeZone,
-}
-
-/// One entry as a sink gets it.
-#[derive(Debug, Clone)]
-pub(super) struct Message<'a> {
-    pub(super) stream: Stream,
-    pub(super) time: jiff::Timestamp,
-    /// Without its end.
-    pub(super) line: &'a [u8],
-    pub(super) part: Option<Part>,
-}
-
-/// Of a line that was too long for one entry.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Part {
-    pub(super) id: String,
-    pub(super) ordinal: u32,
-    pub(super) last: bool,
-}
-
-/// Which piece of a long line comes next, for each stream.
-#[derive(Debug, Default)]
-struct Parts {
-    stdout: Option<Part>,
-    stderr: Option<Part>,
-}
-
-impl Parts {
-    fn message<'a>(&mut self, entry: &'a Entry) -> Message<'a> {
-        let line = entry.bytes.strip_suffix(b"\n");
-        let open = match entry.stream {
-            Stream::Stdout => &mut self.stdout,
-            Stream::Stderr => &mut self.stderr,
-        };
-        let last = line.is_some();
-        let part = match open.take() {
-            Some(before) => Some(Part {
-                ordinal: before.ordinal + 1,
-                last,
-                ..before
-            }),
-            // all pieces of a line have its first one's time
-            None if !last => Some(Part {
-                id: format!("{:x}", entry.time.as_nanosecond()),
-                ordinal: 1,
-                last,
-            }),
-            None => None,
-        };
-        if !last {
-            open.clone_from(&part);
-        }
-        Message {
-            stream: entry.stream,
-            time: entry.time,
-            line: line.unwrap_or(&entry.bytes),
-            part,
-        }
-    }
+/// What a forwarder is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Order {
+    GoOn,
+    /// What is being sent may come to its end.
+    End,
+    EndNow,
 }
 
 /// A container's forwarder.
 #[derive(Debug)]
 pub(crate) struct Forwarder {
-    stop: watch::Sender<bool>,
+    container: String,
+    order: watch::Sender<Order>,
     task: JoinHandle<()>,
     reachable: Arc<AtomicBool>,
 }
@@ -123,38 +71,38 @@ impl Forwarder {
     ) -> Option<Self> {
         // one that cannot be parsed was not made by this engine; its start says so
         let driver = super::parse(&record.spec.host.log).ok()??;
-        let (stop, stopped) = watch::channel(false);
+        let (order, orders) = watch::channel(Order::GoOn);
         let reachable = Arc::new(AtomicBool::new(true));
+        let outlet = Outlet::new(driver.sink.clone()?);
         let work = Work {
-            outlet: Outlet::new(driver.sink.clone()?),
+            pause: outlet.pause().unwrap_or(FIRST_PAUSE),
+            outlet,
             speaker: speaker(record, &driver),
-            dir: engine.store.container_dir(&record.id),
+            marker: Marker::new(engine.store.container_dir(&record.id)),
             watcher: engine.watcher.clone(),
             ended,
-            stopped,
+            orders,
             closing: engine.closing.subscribe(),
-            reachable: Arc::clone(&reachable),
-            parts: Parts::default(),
-            mark: None,
-            marked_at: Instant::now(),
-            unmarked: false,
+            reach: Reach::new(Arc::clone(&reachable)),
+            at: None,
             _alive: engine.alive(),
         };
         let task = tokio::spawn(async move {
             if let Some(previous) = previous {
-                previous.stop().await;
+                previous.stop(Order::End).await;
             }
             work.run().await;
         });
         Some(Self {
-            stop,
+            container: record.id.clone(),
+            order,
             task,
             reachable,
         })
     }
 
-    async fn stop(self) {
-        self.stop.send_replace(true);
+    async fn stop(self, order: Order) {
+        self.order.send_replace(order);
         // it has no more to say than its panic has said
         drop(self.task.await);
     }
@@ -165,8 +113,12 @@ impl Forwarder {
             drop(tokio::time::timeout(LAST_WORDS, &mut self.task).await);
         }
         if !self.task.is_finished() {
-            tracing::warn!("a container is removed whose log has not all gone on");
-            self.stop().await;
+            let container = &self.container;
+            tracing::warn!(
+                container,
+                "a container is removed whose log has not all gone on"
+            );
+            self.stop(Order::EndNow).await;
         }
     }
 }
@@ -184,54 +136,74 @@ fn speaker(record: &ContainerRecord, driver: &Driver) -> Speaker {
         host: host.nodename().to_string_lossy().into_owned(),
         pid: std::process::id(),
         zone: jiff::tz::TimeZone::system(),
+        epoch: crate::names::new_id(),
     }
 }
 
 struct Work {
     outlet: Outlet,
     speaker: Speaker,
-    dir: PathBuf,
+    marker: Marker,
     watcher: Option<Watcher>,
     ended: Option<watch::Receiver<bool>>,
-    stopped: watch::Receiver<bool>,
+    orders: watch::Receiver<Order>,
     closing: watch::Receiver<bool>,
-    reachable: Arc<AtomicBool>,
-    parts: Parts,
-    mark: Option<LogMark>,
-    marked_at: Instant,
-    /// `mark` is newer than its file.
-    unmarked: bool,
+    reach: Reach,
+    /// Before the next attempt.
+    pause: Duration,
+    /// Written, over a connection that may break.
+    at: Option<Progress>,
     /// The engine's end waits for the last mark.
     _alive: Option<mpsc::Sender<Infallible>>,
 }
 
 /// Why it goes no further.
+#[derive(Debug)]
 enum End {
     Told,
     Read(ReadError),
+    Sink(Failure),
+}
+
+impl From<Failure> for End {
+    fn from(failure: Failure) -> Self {
+        Self::Sink(failure)
+    }
 }
 
 impl Work {
     async fn run(mut self) {
-        self.mark = mark::load(&self.dir);
+        if let Some((progress, epoch)) = mark::load(&self.marker.dir) {
+            self.speaker.epoch = epoch;
+            self.at = Some(progress.clone());
+            self.marker.confirmed = Some(progress);
+        }
         loop {
             // asked before reading: what was written before the end is read
             let over = self.ended.as_ref().is_none_or(|e| *e.borrow());
-            match self.all().await {
+            let stop = match self.all().await {
                 Ok(()) => {
-                    self.write_mark();
-                    if over || self.follows() || self.rest(LOOK_EVERY).await {
-                        return;
-                    }
+                    self.marker.write(&self.speaker).await;
+                    over || self.follows() || self.rest(LOOK_EVERY).await
                 }
-                Err(End::Told) => return self.write_mark(),
+                Err(End::Told) => {
+                    self.conclude().await;
+                    true
+                }
                 Err(End::Read(error)) => {
-                    self.write_mark();
+                    self.marker.write(&self.speaker).await;
                     tracing::warn!(container = self.speaker.identity.id, %error, "a log cannot be read to go on");
-                    if over || self.rest(LONGEST_PAUSE).await {
-                        return;
-                    }
+                    over || self.rest(LONGEST_PAUSE).await
                 }
+                Err(End::Sink(failure)) => {
+                    self.go_back(failure);
+                    let pause = self.pause;
+                    self.pause = (pause * 2).min(LONGEST_PAUSE.max(pause));
+                    self.rest(pause).await
+                }
+            };
+            if stop {
+                return self.marker.write(&self.speaker).await;
             }
         }
     }
@@ -242,9 +214,9 @@ impl Work {
 
     /// All there is and, where it can be followed, what comes.
     async fn all(&mut self) -> Result<(), End> {
-        let path = self.dir.join(crate::container::LOG_FILE);
+        let path = self.marker.dir.join(crate::container::LOG_FILE);
         let options = ReadOptions {
-            after: self.mark,
+            after: self.at.as_ref().map(|p| p.mark),
             ..ReadOptions::default()
         };
         let reader = match (&self.watcher, &self.ended) {
@@ -254,308 +226,270 @@ impl Work {
             _ => LogReader::open(&path, &options).await,
         };
         let mut reader = reader.map_err(End::Read)?;
-        let had_mark = self.mark.is_some();
-        let mut first = true;
-        loop {
-            let Some(mut entries) = self.next(&mut reader).await? else {
-                return Ok(());
-            };
-            // a first reader without a mark has missed nothing that it could know of
-            let missed = reader.missed() && (had_mark || !first);
-            first = false;
-            if missed && let Some(time) = entries.first().map(|e| e.time) {
-                entries.insert(0, notice(time));
-            }
-            self.deliver(&entries).await?;
-            if let (Some(position), Some(last)) = (reader.position(), entries.last()) {
-                self.mark = Some(LogMark {
-                    position,
-                    time: last.time,
-                });
-                self.unmarked = true;
-            }
-            if self.marked_at.elapsed() >= MARK_EVERY {
-                self.write_mark();
-            }
+        while let Some(entries) = self.next(&mut reader).await? {
+            let missed = reader.missed();
+            let notice = entries.first().filter(|_| missed).map(notice);
+            let at = self.at.clone();
+            let items = items(&entries, notice.as_ref(), at.as_ref());
+            self.deliver(&items).await?;
         }
+        self.settle().await
     }
 
-    /// The next entries; meanwhile the mark is written.
+    /// The next entries; meanwhile it is looked what has arrived, and the mark is written.
     async fn next(&mut self, reader: &mut LogReader) -> Result<Option<Vec<Entry>>, End> {
         let next = reader.next();
         tokio::pin!(next);
+        let mut wait = FIRST_LOOK;
         loop {
-            let unmarked = self.unmarked;
+            let pending = self.outlet.is_pending();
             tokio::select! {
                 entries = &mut next => return entries.map_err(End::Read),
-                () = told(&mut self.stopped, &mut self.closing) => return Err(End::Told),
-                () = tokio::time::sleep(MARK_EVERY), if unmarked => self.write_mark(),
+                () = told(&mut self.orders, &mut self.closing) => return Err(End::Told),
+                () = self.outlet.changed() => self.look().await?,
+                () = tokio::time::sleep(wait), if pending => {
+                    self.look().await?;
+                    wait = (wait * 2).min(LAST_LOOK);
+                }
+                () = self.marker.due() => self.marker.write(&self.speaker).await,
             }
         }
     }
 
-    async fn deliver(&mut self, entries: &[Entry]) -> Result<(), End> {
-        let messages: Vec<Message<'_>> = entries.iter().map(|e| self.parts.message(e)).collect();
-        for batch in messages.chunks(AT_ONCE) {
-            let mut sent = 0;
-            let mut pause = self.outlet.sink.pause().unwrap_or(FIRST_PAUSE);
-            while sent < batch.len() {
-                let left = &batch[sent..];
-                let outcome = tokio::select! {
-                    outcome = self.outlet.send(&self.speaker, left) => outcome,
-                    () = told(&mut self.stopped, &mut self.closing) => return Err(End::Told),
-                };
-                match outcome {
-                    Ok(()) => {
-                        sent = batch.len();
-                        self.note(None);
-                    }
-                    Err((n, error)) => {
-                        sent += n;
-                        self.note(Some(&error));
-                        if self.rest(pause).await {
-                            return Err(End::Told);
-                        }
-                        pause = (pause * 2).min(LONGEST_PAUSE);
-                    }
-                }
+    async fn deliver(&mut self, mut items: &[Item<'_>]) -> Result<(), End> {
+        while !items.is_empty() {
+            // all has gone on that went over one that the sink has closed since
+            self.look().await?;
+            if self.outlet.is_closing() {
+                self.settle().await?;
+            }
+            let at = self.at.clone();
+            tokio::select! {
+                biased;
+                () = told(&mut self.orders, &mut self.closing) => return Err(End::Told),
+                opened = self.outlet.open(at.as_ref()) => opened?,
+            }
+            let batch = self.outlet.batch(&self.speaker, items);
+            let written = self.write(&batch).await?;
+            let done = batch.count.clamp(1, items.len());
+            self.at.clone_from(&items[done - 1].after);
+            items = &items[done..];
+            if let Some(confirmed) = written {
+                self.confirm(confirmed);
+            }
+            self.look().await?;
+            if self.marker.is_due() {
+                self.marker.write(&self.speaker).await;
             }
         }
         Ok(())
     }
 
-    /// Said once when a sink goes, and once when it is back.
-    fn note(&self, error: Option<&io::Error>) {
-        let before = self.reachable.swap(error.is_none(), Ordering::Relaxed);
-        let container = &self.speaker.identity.id;
-        match error {
-            Some(error) if before => {
-                tracing::warn!(container, %error, "the sink of a log cannot be reached: the log waits on disk");
+    /// What is confirmed thereby. Meanwhile, which may be long, the mark is written.
+    async fn write(&mut self, batch: &Batch) -> Result<Option<Option<Progress>>, End> {
+        let write = self.outlet.write(batch);
+        let told = told_a_while_ago(&mut self.orders, &mut self.closing);
+        tokio::pin!(write, told);
+        loop {
+            tokio::select! {
+                written = &mut write => return Ok(written?),
+                () = &mut told => return Err(End::Told),
+                () = self.marker.due() => self.marker.write(&self.speaker).await,
             }
-            None if !before => tracing::info!(container, "the sink of a log is back"),
-            _ => {}
         }
+    }
+
+    /// Until all that was written has arrived.
+    async fn settle(&mut self) -> Result<(), End> {
+        let mut wait = FIRST_LOOK;
+        while self.outlet.is_pending() {
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                () = told(&mut self.orders, &mut self.closing) => return Err(End::Told),
+            }
+            self.look().await?;
+            wait = (wait * 2).min(LAST_LOOK);
+        }
+        Ok(())
+    }
+
+    /// The same, for a little while, of one that is told to end.
+    async fn conclude(&mut self) {
+        let until = Instant::now() + GRACE;
+        while self.outlet.is_pending() && Instant::now() < until {
+            tokio::select! {
+                () = tokio::time::sleep(FIRST_LOOK) => {}
+                () = now(&mut self.orders) => return,
+            }
+            if let Err(End::Sink(failure)) = self.look().await {
+                return self.go_back(failure);
+            }
+        }
+    }
+
+    async fn look(&mut self) -> Result<(), End> {
+        if let Some(confirmed) = self.outlet.look().await? {
+            self.confirm(confirmed);
+        }
+        Ok(())
+    }
+
+    fn confirm(&mut self, confirmed: Option<Progress>) {
+        self.marker.set(confirmed);
+        let hold = if self.outlet.is_deaf() {
+            NO_REFUSAL
+        } else {
+            Duration::ZERO
+        };
+        if !self.reach.works(Instant::now(), hold) {
+            return;
+        }
+        self.pause = self.outlet.pause().unwrap_or(FIRST_PAUSE);
+        if self.reach.was_away() {
+            let container = &self.speaker.identity.id;
+            tracing::info!(container, "the sink of a log is back");
+        }
+    }
+
+    /// To what is known to have arrived.
+    fn go_back(&mut self, failure: Failure) {
+        let error = &failure.error;
+        if self.reach.fails(Instant::now()) {
+            let container = &self.speaker.identity.id;
+            tracing::warn!(container, %error, "the sink of a log cannot be reached: the log waits on disk");
+        }
+        self.at.clone_from(&failure.resume);
+        self.marker.set(failure.resume);
     }
 
     /// True where it is told to end meanwhile.
     async fn rest(&mut self, pause: Duration) -> bool {
         tokio::select! {
             () = tokio::time::sleep(pause) => false,
-            () = told(&mut self.stopped, &mut self.closing) => true,
-        }
-    }
-
-    fn write_mark(&mut self) {
-        self.marked_at = Instant::now();
-        if !std::mem::take(&mut self.unmarked) {
-            return;
-        }
-        let Some(mark) = &self.mark else { return };
-        // of a container that is removed there is no directory any more
-        if let Err(error) = mark::save(&self.dir, mark)
-            && self.dir.exists()
-        {
-            tracing::warn!(container = self.speaker.identity.id, %error, "what has gone on cannot be marked; after a restart it goes on again");
+            () = told(&mut self.orders, &mut self.closing) => true,
         }
     }
 }
 
-async fn told(stopped: &mut watch::Receiver<bool>, closing: &mut watch::Receiver<bool>) {
+/// What is known to have arrived, and its file.
+#[derive(Debug)]
+struct Marker {
+    dir: PathBuf,
+    confirmed: Option<Progress>,
+    written_at: Instant,
+    /// The file says otherwise.
+    changed: bool,
+}
+
+impl Marker {
+    fn new(dir: PathBuf) -> Self {
+        Self {
+            dir,
+            confirmed: None,
+            written_at: Instant::now(),
+            changed: false,
+        }
+    }
+
+    fn set(&mut self, confirmed: Option<Progress>) {
+        self.changed |= self.confirmed != confirmed;
+        self.confirmed = confirmed;
+    }
+
+    fn is_due(&self) -> bool {
+        self.changed && self.written_at.elapsed() >= MARK_EVERY
+    }
+
+    /// Returns when it is to be written; never, if there is nothing new.
+    async fn due(&self) {
+        if self.changed {
+            tokio::time::sleep(MARK_EVERY.saturating_sub(self.written_at.elapsed())).await;
+        } else {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    async fn write(&mut self, speaker: &Speaker) {
+        self.written_at = Instant::now();
+        if !std::mem::take(&mut self.changed) {
+            return;
+        }
+        let (dir, confirmed) = (self.dir.clone(), self.confirmed.clone());
+        let epoch = speaker.epoch.clone();
+        let save =
+            tokio::task::spawn_blocking(move || mark::save(&dir, confirmed.as_ref(), &epoch));
+        let saved = save.await.unwrap_or_else(|e| Err(io::Error::other(e)));
+        // of a container that is removed there is no directory any more
+        if let Err(error) = saved
+            && self.dir.exists()
+        {
+            tracing::warn!(container = speaker.identity.id, %error, "what has gone on cannot be marked; after a restart it goes on again");
+        }
+    }
+}
+
+async fn told(orders: &mut watch::Receiver<Order>, closing: &mut watch::Receiver<bool>) {
     tokio::select! {
-        _ = stopped.wait_for(|s| *s) => {}
+        _ = orders.wait_for(|o| *o != Order::GoOn) => {}
         _ = closing.wait_for(|c| *c) => {}
     }
 }
 
-fn notice(time: jiff::Timestamp) -> Entry {
-    Entry {
-        stream: Stream::Stderr,
-        time,
-        bytes:
-            b"plimsoll: entries may be missing here: the log was rotated before they could go on\n"
-                .to_vec(),
-        attributes: std::collections::BTreeMap::new(),
+async fn now(orders: &mut watch::Receiver<Order>) {
+    let told = orders.wait_for(|o| *o == Order::EndNow).await.is_ok();
+    if !told {
+        // nobody can tell it any more
+        std::future::pending::<()>().await;
     }
 }
 
-/// A sink and the connection to it.
+async fn told_a_while_ago(
+    orders: &mut watch::Receiver<Order>,
+    closing: &mut watch::Receiver<bool>,
+) {
+    told(orders, closing).await;
+    tokio::select! {
+        () = tokio::time::sleep(GRACE) => {}
+        () = now(orders) => {}
+    }
+}
+
+/// Whether the sink takes anything, and when that is worth a word: once when it goes, once when it is
+/// back.
 #[derive(Debug)]
-struct Outlet {
-    sink: Sink,
-    connection: Option<Connection>,
+struct Reach {
+    /// For those who wonder whether to wait.
+    reachable: Arc<AtomicBool>,
+    failed: Option<Instant>,
+    said: bool,
 }
 
-impl Sink {
-    fn pause(&self) -> Option<Duration> {
-        match self {
-            Self::Fluentd(settings) => settings.pause,
-            Self::Gelf(settings) => settings.pause,
-            Self::Syslog(_) | Self::Journald => None,
-        }
-    }
-}
-
-impl Outlet {
-    fn new(sink: Sink) -> Self {
+impl Reach {
+    fn new(reachable: Arc<AtomicBool>) -> Self {
         Self {
-            sink,
-            connection: None,
+            reachable,
+            failed: None,
+            said: false,
         }
     }
 
-    /// How many were taken before it failed.
-    async fn send(
-        &mut self,
-        speaker: &Speaker,
-        messages: &[Message<'_>],
-    ) -> Result<(), (usize, io::Error)> {
-        let mut connection = match self.connection.take().filter(|c| !c.has_ended()) {
-            Some(connection) => connection,
-            None => self.open().await.map_err(|e| (0, e))?,
-        };
-        let sent = self.write(&mut connection, speaker, messages).await;
-        if sent.is_ok() {
-            self.connection = Some(connection);
-        }
-        sent
+    /// Whether it is to be said.
+    fn fails(&mut self, at: Instant) -> bool {
+        self.reachable.store(false, Ordering::Relaxed);
+        self.failed = Some(at);
+        !std::mem::replace(&mut self.said, true)
     }
 
-    async fn open(&self) -> io::Result<Connection> {
-        match &self.sink {
-            Sink::Syslog(s) => Connection::open(&s.address).await,
-            Sink::Gelf(s) => Connection::open(&s.address).await,
-            Sink::Fluentd(s) => Connection::open(&s.address).await,
-            Sink::Journald => Connection::open(&journald::address()).await,
-        }
+    /// Whether it works for certain: has for so long.
+    fn works(&mut self, at: Instant, hold: Duration) -> bool {
+        self.reachable.store(true, Ordering::Relaxed);
+        self.failed.is_none_or(|f| at.duration_since(f) >= hold)
     }
 
-    async fn write(
-        &self,
-        connection: &mut Connection,
-        speaker: &Speaker,
-        messages: &[Message<'_>],
-    ) -> Result<(), (usize, io::Error)> {
-        if let Sink::Fluentd(settings) = &self.sink {
-            let (bytes, chunk) = fluentd::encode(settings, speaker, messages);
-            let limit = settings.write_within.unwrap_or(WRITE_WITHIN);
-            let write = connection.write(&bytes, limit).await;
-            write.map_err(|e| (0, e))?;
-            if let Some(chunk) = chunk {
-                let ack = fluentd::acknowledged(connection, &chunk).await;
-                ack.map_err(|e| (0, e))?;
-            }
-            return Ok(());
-        }
-        if connection.is_stream() {
-            let all = messages.iter().flat_map(|m| self.frames(speaker, m));
-            let bytes = all.flatten().collect::<Vec<u8>>();
-            let write = connection.write(&bytes, WRITE_WITHIN).await;
-            return write.map_err(|e| (0, e));
-        }
-        for (number, message) in messages.iter().enumerate() {
-            for frame in self.frames(speaker, message) {
-                let sent = self.datagram(connection, &frame).await;
-                sent.map_err(|e| (number, e))?;
-            }
-        }
-        Ok(())
-    }
-
-    async fn datagram(&self, connection: &mut Connection, frame: &[u8]) -> io::Result<()> {
-        let too_long =
-            |e: &io::Error| e.raw_os_error() == Some(rustix::io::Errno::MSGSIZE.raw_os_error());
-        match connection.write(frame, WRITE_WITHIN).await {
-            Err(e) if too_long(&e) => match (&self.sink, connection) {
-                (Sink::Journald, Connection::Datagrams(socket)) => {
-                    journald::send_file(socket, frame).await
-                }
-                _ => {
-                    // it would never go
-                    tracing::warn!(bytes = frame.len(), "an entry is too long for its sink");
-                    Ok(())
-                }
-            },
-            other => other,
-        }
-    }
-
-    fn frames(&self, speaker: &Speaker, message: &Message<'_>) -> Vec<Vec<u8>> {
-        match &self.sink {
-            Sink::Syslog(settings) => vec![syslog::encode(settings, speaker, message)],
-            Sink::Journald => vec![journald::encode(speaker, message)],
-            Sink::Gelf(settings) => {
-                gelf::encode(settings, speaker, message).unwrap_or_else(|why| {
-                    tracing::warn!(why, "an entry cannot be sent as GELF");
-                    Vec::new()
-                })
-            }
-            // in batches
-            Sink::Fluentd(_) => Vec::new(),
-        }
+    fn was_away(&mut self) -> bool {
+        std::mem::take(&mut self.said)
     }
 }
 
 #[cfg(test)]
-pub(super) mod tests {
-    use super::*;
-
-    pub(crate) fn speaker() -> Speaker {
-        Speaker {
-            identity: Identity {
-                id: "0123456789abcdef".to_owned(),
-                name: "web".to_owned(),
-                image_id: "sha256:ab".to_owned(),
-                image: "busybox".to_owned(),
-                command: "sh -c x".to_owned(),
-                created: "2026-01-02T03:04:05Z".to_owned(),
-                ..Identity::default()
-            },
-            tag: "web".to_owned(),
-            host: "host".to_owned(),
-            pid: 7,
-            zone: jiff::tz::TimeZone::UTC,
-        }
-    }
-
-    pub(crate) fn message(line: &[u8]) -> Message<'_> {
-        Message {
-            stream: Stream::Stdout,
-            time: "2026-01-02T03:04:05.123456789Z".parse().unwrap(),
-            line,
-            part: None,
-        }
-    }
-
-    #[test]
-    fn pieces_of_a_line_are_numbered() {
-        let entry = |stream, text: &str| Entry {
-            stream,
-            time: "2026-01-02T03:04:05Z".parse().unwrap(),
-            bytes: text.into(),
-            attributes: std::collections::BTreeMap::new(),
-        };
-        let mut parts = Parts::default();
-        let mut said = Vec::new();
-        for (stream, text) in [
-            (Stream::Stdout, "a\n"),
-            (Stream::Stdout, "b"),
-            (Stream::Stderr, "c\n"),
-            (Stream::Stdout, "d"),
-            (Stream::Stdout, "e\n"),
-            (Stream::Stdout, "f\n"),
-        ] {
-            let entry = entry(stream, text);
-            let message = parts.message(&entry);
-            said.push(message.part.map(|p| (p.ordinal, p.last)));
-        }
-        let want = [
-            None,
-            Some((1, false)),
-            None,
-            Some((2, false)),
-            Some((3, true)),
-            None,
-        ];
-        assert_eq!(said, want);
-    }
-}
+mod tests;

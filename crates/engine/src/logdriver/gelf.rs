@@ -2,6 +2,7 @@
 //!
 //! source: go2docs.graylog.org "GELF"; moby daemon/logger/gelf
 
+use std::hash::{Hash as _, Hasher as _};
 use std::io::Write as _;
 
 use flate2::Compression;
@@ -10,7 +11,7 @@ use serde_json::{Map, Value, json};
 use shim::jsonlog::Stream;
 
 use super::address::{Address, split};
-use super::forward::{Message, Speaker};
+use super::message::{Message, Speaker};
 use super::options::Options;
 use crate::error::Error;
 
@@ -74,18 +75,18 @@ pub(super) fn settings(options: &mut Options<'_>) -> Result<Settings, Error> {
         let why = "a sink is tried until it is back; leave it out";
         return Err(options.refused("gelf-tcp-max-reconnect", text, why));
     }
-    let pause: Option<u64> = options.number("gelf-tcp-reconnect-delay")?;
-    if let Some(pause) = pause.filter(|_| udp) {
-        let why = "only over TCP";
-        return Err(options.wrong("gelf-tcp-reconnect-delay", &pause.to_string(), why));
+    let key = "gelf-tcp-reconnect-delay";
+    if let Some(text) = options.peek(key).filter(|_| udp) {
+        return Err(options.wrong(key, text, "only over TCP"));
     }
+    let pause = options.seconds(key)?;
     // -1 is zlib's own default, 6; Docker's is the fastest
     let level = level.map_or(1, |l| u32::try_from(l).unwrap_or(6));
     Ok(Settings {
         address,
         compression,
         level,
-        pause: pause.map(std::time::Duration::from_secs),
+        pause,
     })
 }
 
@@ -116,10 +117,10 @@ pub(super) fn encode(
     if packed.len() <= CHUNK {
         return Ok(vec![packed]);
     }
-    chunks(&packed, message)
+    chunks(&packed, &speaker.identity.id, message)
 }
 
-fn chunks(packed: &[u8], message: &Message<'_>) -> Result<Vec<Vec<u8>>, String> {
+fn chunks(packed: &[u8], container: &str, message: &Message<'_>) -> Result<Vec<Vec<u8>>, String> {
     let parts = packed.chunks(CHUNK - CHUNK_HEAD);
     let count = parts.len();
     let count = u8::try_from(count)
@@ -127,12 +128,14 @@ fn chunks(packed: &[u8], message: &Message<'_>) -> Result<Vec<Vec<u8>>, String> 
         .filter(|n| usize::from(*n) <= MOST_CHUNKS)
         .ok_or_else(|| format!("{count} chunks: GELF takes {MOST_CHUNKS} at most"))?;
     // a message that goes a second time has its first number: the sink puts one together
-    let nanos = message.time.as_nanosecond().to_le_bytes();
+    let mut hash = std::hash::DefaultHasher::new();
+    (container, message.position, message.time).hash(&mut hash);
+    let id = hash.finish().to_le_bytes();
     Ok(parts
         .zip(0_u8..)
         .map(|(part, number)| {
             let mut out = vec![0x1e, 0x0f];
-            out.extend_from_slice(&nanos[..8]);
+            out.extend_from_slice(&id);
             out.extend_from_slice(&[number, count]);
             out.extend_from_slice(part);
             out
@@ -146,25 +149,17 @@ fn document(speaker: &Speaker, message: &Message<'_>) -> Value {
         Stream::Stdout => 6,
         Stream::Stderr => 3,
     };
+    let line = String::from_utf8_lossy(message.line);
+    // GELF knows no empty message: Graylog drops one
+    let line = if line.is_empty() { "-".into() } else { line };
     let mut out = Map::new();
-    for (key, value) in &identity.attributes {
-        let key = if key.starts_with('_') {
-            key.clone()
-        } else {
-            format!("_{key}")
-        };
-        out.insert(key, json!(value));
-    }
     let milliseconds = message.time.as_millisecond();
     // exact: 53 bits hold milliseconds for longer than there are dates
     let seconds = milliseconds as f64 / 1000.0;
     for (key, value) in [
         ("version", json!("1.1")),
         ("host", json!(speaker.host)),
-        (
-            "short_message",
-            json!(String::from_utf8_lossy(message.line)),
-        ),
+        ("short_message", json!(line)),
         ("timestamp", json!(seconds)),
         ("level", json!(level)),
         ("_container_id", json!(identity.id)),
@@ -177,6 +172,15 @@ fn document(speaker: &Speaker, message: &Message<'_>) -> Value {
     ] {
         out.insert(key.to_owned(), value);
     }
+    // over what the driver says, as in Docker
+    for (key, value) in &identity.attributes {
+        let key = if key.starts_with('_') {
+            key.clone()
+        } else {
+            format!("_{key}")
+        };
+        out.insert(key, json!(value));
+    }
     Value::Object(out)
 }
 
@@ -185,7 +189,7 @@ mod tests {
     use std::io::Read as _;
 
     use super::*;
-    use crate::logdriver::forward::tests::{message, speaker};
+    use crate::logdriver::message::tests::{message, speaker};
 
     fn of(options: &[(&str, &str)]) -> Settings {
         let map = options
@@ -200,6 +204,31 @@ mod tests {
         let mut speaker = speaker();
         speaker.identity.attributes = [("tier".to_owned(), "1".to_owned())].into();
         insta::assert_json_snapshot!(document(&speaker, &message(b"hello")));
+    }
+
+    #[test]
+    fn an_empty_line_is_a_dash() {
+        let document = document(&speaker(), &message(b""));
+        assert_eq!(document["short_message"], "-");
+    }
+
+    /// Pieces of a line have one time.
+    #[test]
+    fn each_message_in_chunks_has_an_id_of_its_own() {
+        let plain = of(&[
+            ("gelf-address", "udp://h:1"),
+            ("gelf-compression-type", "none"),
+        ]);
+        let line = vec![b'y'; 16 << 10];
+        let id = |offset, container: &str| {
+            let (mut message, mut speaker) = (message(&line), speaker());
+            message.position.offset = offset;
+            speaker.identity.id = container.to_owned();
+            encode(&plain, &speaker, &message).unwrap()[0][2..10].to_vec()
+        };
+        assert_ne!(id(1, "a"), id(2, "a"));
+        assert_ne!(id(1, "a"), id(1, "b"));
+        assert_eq!(id(1, "a"), id(1, "a"));
     }
 
     #[test]

@@ -112,7 +112,7 @@ const FIELDS: [(&str, Field); 8] = [
     (".DaemonName", Field::DaemonName),
 ];
 
-/// The part of Go's templates that tags are made of: fields, `upper`, `lower`, a label by `index`.
+/// The part of Go's templates that tags are made of: fields, `upper`, `lower`, `json`, a label by `index`.
 ///
 /// source: docs.docker.com/engine/logging/log_tags
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -130,6 +130,8 @@ enum Case {
     AsIs,
     Upper,
     Lower,
+    /// In quotes.
+    Json,
 }
 
 impl Template {
@@ -160,6 +162,7 @@ impl Template {
                         Case::AsIs => value,
                         Case::Upper => value.to_uppercase(),
                         Case::Lower => value.to_lowercase(),
+                        Case::Json => serde_json::Value::from(value).to_string(),
                     };
                 }
                 Part::Label(key) => {
@@ -184,6 +187,7 @@ fn action_part(action: &str) -> Result<Part, String> {
     let (case, field) = match action.split_once(' ') {
         Some(("upper", rest)) => (Case::Upper, rest.trim()),
         Some(("lower", rest)) => (Case::Lower, rest.trim()),
+        Some(("json", rest)) => (Case::Json, rest.trim()),
         _ => (Case::AsIs, action),
     };
     let found = FIELDS.iter().find(|(name, _)| *name == field);
@@ -191,7 +195,7 @@ fn action_part(action: &str) -> Result<Part, String> {
         .map(|(_, field)| Part::Field(*field, case))
         .ok_or_else(|| {
             format!(
-                "{{{{{action}}}}} is not a field that a tag can have ({}, upper, lower, index .ContainerLabels)",
+                "{{{{{action}}}}} is not a field that a tag can have ({}, upper, lower, json, index .ContainerLabels)",
                 names()
             )
         })
@@ -218,6 +222,7 @@ mod tests {
                 "{{ .ImageName }}/{{upper .Name}}/{{.FullID}}",
                 "busybox:1/WEB/0123456789abcdef",
             ),
+            ("{{json .Name}}", "\"web\""),
             ("{{.ImageID}}-{{.DaemonName}}", "fedcba987654-plimsoll"),
             (
                 "x{{index .ContainerLabels \"a.b\"}}y{{index .ContainerLabels \"no\"}}",

@@ -2,6 +2,7 @@
 //!
 //! source: systemd "Native Journal Protocol"; moby daemon/logger/journald
 
+use std::collections::BTreeMap;
 use std::io;
 use std::io::Write as _;
 use std::os::fd::AsFd as _;
@@ -13,7 +14,7 @@ use tokio::io::Interest;
 use tokio::net::UnixDatagram;
 
 use super::address::Address;
-use super::forward::{Message, Speaker};
+use super::message::{Message, Speaker};
 
 const SOCKET: &str = "/run/systemd/journal/socket";
 
@@ -28,11 +29,15 @@ pub(super) fn encode(speaker: &Speaker, message: &Message<'_>) -> Vec<u8> {
         Stream::Stderr => b"3",
     };
     let mut out = Vec::with_capacity(512 + message.line.len());
-    for (key, value) in &identity.attributes {
-        field(&mut out, &variable(key), value.as_bytes());
-    }
+    // over what the driver says, as in Docker
+    let own: BTreeMap<String, &str> = identity
+        .attributes
+        .iter()
+        .map(|(key, value)| (variable(key), value.as_str()))
+        .collect();
     let time = message.time.to_string();
-    let fields: [(&str, &[u8]); 9] = [
+    let ordinal = message.ordinal.to_string();
+    let fields: [(&str, &[u8]); 11] = [
         ("CONTAINER_ID", identity.short_id().as_bytes()),
         ("CONTAINER_ID_FULL", identity.id.as_bytes()),
         ("CONTAINER_NAME", identity.name.as_bytes()),
@@ -40,14 +45,24 @@ pub(super) fn encode(speaker: &Speaker, message: &Message<'_>) -> Vec<u8> {
         ("IMAGE_NAME", identity.image.as_bytes()),
         ("SYSLOG_IDENTIFIER", speaker.tag.as_bytes()),
         ("SYSLOG_TIMESTAMP", time.as_bytes()),
+        ("CONTAINER_LOG_EPOCH", speaker.epoch.as_bytes()),
+        ("CONTAINER_LOG_ORDINAL", ordinal.as_bytes()),
         ("PRIORITY", priority),
         ("MESSAGE", message.line),
     ];
     for (name, value) in fields {
-        field(&mut out, name, value);
+        if matches!(name, "MESSAGE" | "PRIORITY") || !own.contains_key(name) {
+            field(&mut out, name, value);
+        }
+    }
+    for (name, value) in &own {
+        field(&mut out, name, value.as_bytes());
     }
     if let Some(part) = &message.part {
-        field(&mut out, "CONTAINER_PARTIAL_MESSAGE", b"true");
+        // what is not the last says that more follows
+        if !part.last {
+            field(&mut out, "CONTAINER_PARTIAL_MESSAGE", b"true");
+        }
         field(&mut out, "CONTAINER_PARTIAL_ID", part.id.as_bytes());
         let ordinal = part.ordinal.to_string();
         field(&mut out, "CONTAINER_PARTIAL_ORDINAL", ordinal.as_bytes());
@@ -112,7 +127,7 @@ pub(super) async fn send_file(socket: &UnixDatagram, bytes: &[u8]) -> io::Result
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::logdriver::forward::tests::{message, speaker};
+    use crate::logdriver::message::tests::{message, speaker};
 
     #[test]
     fn fields() {
@@ -123,5 +138,22 @@ mod tests {
         let text = encode(&speaker, &message(b"a\nb"));
         let text = String::from_utf8_lossy(&text).into_owned();
         insta::assert_snapshot!(text.escape_default().to_string().replace("\\n", "\n"));
+    }
+
+    #[test]
+    fn a_piece_says_whether_more_follows() {
+        for last in [false, true] {
+            let mut message = message(b"a");
+            message.part = Some(crate::logdriver::message::Part {
+                id: "1f".to_owned(),
+                ordinal: 3,
+                last,
+            });
+            let text = encode(&speaker(), &message);
+            let text = String::from_utf8_lossy(&text).into_owned();
+            assert_eq!(text.contains("CONTAINER_PARTIAL_MESSAGE=true\n"), !last);
+            assert!(text.contains(&format!("CONTAINER_PARTIAL_LAST={last}\n")));
+            assert!(text.contains("CONTAINER_PARTIAL_ORDINAL=3\n"));
+        }
     }
 }

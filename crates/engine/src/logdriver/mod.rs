@@ -4,24 +4,37 @@
 //! shim --> json.log, rotated --> docker logs, whatever the driver
 //!              |
 //!              +--> forwarder (syslog, journald, fluentd, gelf) --> sink
-//!                       forward.json: the last entry that the sink has
+//!                       forward.json: the last entry that the sink is known to have
 //! ```
 //! Every driver but `none` writes the log on disk first: that is the forwarder's queue, so a sink that
 //! hangs or is away costs neither the container nor the engine anything but disk, up to the log's cap.
-//! An entry goes on at least once. Where a sink is away for so long that the cap is reached, the oldest
-//! entries are lost, and the sink is told.
+//! Where a sink is away for so long that the cap is reached, the oldest entries are lost, and the sink
+//! is told.
+//!
+//! How often an entry goes on depends on what a sink lets know ([`window`]):
+//! - one that acknowledges (fluentd-request-ack), and a unix socket, which the kernel tells is read: at
+//!   least once;
+//! - TCP and TLS: at least once, as long as a sink's death resets its connections, as it does where
+//!   something is unread. Then up to 6 MiB go again, which is what it may not have read. A sink whose
+//!   kernel took an entry and whose process never reads it is not told apart from one that did; if it
+//!   is away without a reset when the container has ended or the engine restarts, that is lost;
+//! - UDP: once, whether somebody is there or not, but for refusals.
 //!
 //! Options are Docker's. source: docs.docker.com/engine/logging; moby daemon/logger/*.
 
 mod address;
+mod connection;
 mod fluentd;
 mod forward;
 mod gelf;
 mod identity;
 mod journald;
 mod mark;
+mod message;
 mod options;
+mod outlet;
 mod syslog;
+mod window;
 
 pub(crate) use forward::Forwarder;
 use identity::{Chosen, Identity, Template};
@@ -134,9 +147,18 @@ pub(crate) fn plan(
     }))
 }
 
-/// Refuses what cannot be logged to.
+/// Refuses what cannot be logged to. Files that are named are looked at here, and at each connection:
+/// a container whose sink's authority went since starts all the same.
 pub(crate) fn check(spec: &LogSpec) -> Result<(), Error> {
-    parse(spec).map(drop)
+    let sink = parse(spec)?.and_then(|driver| driver.sink);
+    if let Some(Sink::Syslog(settings)) = sink
+        && let address::Address::Tls(_, files) = &settings.address
+        && *files != address::TlsFiles::default()
+    {
+        let wrong = |e| Error::invalid(format!("log opt syslog-tls-*: {e}"));
+        address::tls(files).map_err(wrong)?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -171,72 +193,139 @@ mod tests {
         assert_eq!(caps("local", &buffered), (20 << 20, 5));
     }
 
+    const WRONG: &[(&str, &[(&str, &str)])] = &[
+        ("nonsense", &[]),
+        ("splunk", &[]),
+        ("json-file", &[("max-size", "ten")]),
+        ("json-file", &[("max-file", "0")]),
+        ("json-file", &[("max-file", "1001")]),
+        ("json-file", &[("compress", "true")]),
+        ("json-file", &[("colour", "red")]),
+        ("json-file", &[("mode", "blocking")]),
+        ("json-file", &[("max-buffer-size", "1m")]),
+        (
+            "json-file",
+            &[("mode", "non-blocking"), ("max-buffer-size", "1g")],
+        ),
+        ("json-file", &[("tag", "{{.Nothing}}")]),
+        ("json-file", &[("tag", "{{.Name")]),
+        ("json-file", &[("labels-regex", "(")]),
+        ("journald", &[("max-size", "1m")]),
+        ("journald", &[("cache-disabled", "true")]),
+        ("syslog", &[("syslog-address", "http://h")]),
+        ("syslog", &[("syslog-address", "udp://")]),
+        ("syslog", &[("syslog-facility", "kitchen")]),
+        ("syslog", &[("syslog-format", "rfc1")]),
+        ("syslog", &[("syslog-tls-ca-cert", "/ca.pem")]),
+        (
+            "syslog",
+            &[
+                ("syslog-address", "tcp+tls://h:1"),
+                ("syslog-tls-skip-verify", "true"),
+            ],
+        ),
+        ("gelf", &[]),
+        ("gelf", &[("gelf-address", "udp://h")]),
+        (
+            "gelf",
+            &[
+                ("gelf-address", "udp://h:1"),
+                ("gelf-compression-type", "lz4"),
+            ],
+        ),
+        (
+            "gelf",
+            &[
+                ("gelf-address", "udp://h:1"),
+                ("gelf-compression-level", "12"),
+            ],
+        ),
+        (
+            "gelf",
+            &[
+                ("gelf-address", "tcp://h:1"),
+                ("gelf-compression-type", "gzip"),
+            ],
+        ),
+        (
+            "gelf",
+            &[
+                ("gelf-address", "udp://h:1"),
+                ("gelf-tcp-reconnect-delay", "0"),
+            ],
+        ),
+        ("fluentd", &[("fluentd-async", "false")]),
+        ("fluentd", &[("fluentd-buffer-limit", "10")]),
+        ("fluentd", &[("fluentd-address", "tls://h:1")]),
+        ("fluentd", &[("fluentd-retry-wait", "soon")]),
+        ("fluentd", &[("fluentd-write-timeout", "87600h")]),
+        ("syslog", &[("syslog-address", "tcp+tls://a_b..c:1")]),
+        ("syslog", &[("syslog-address", "tcp://a b:1")]),
+        ("syslog", &[("syslog-address", "tcp://h:0")]),
+        ("syslog", &[("kitchen", "")]),
+        (
+            "gelf",
+            &[
+                ("gelf-address", "tcp://h:1"),
+                ("gelf-tcp-reconnect-delay", "99999"),
+            ],
+        ),
+    ];
+
     #[test]
     fn refusals_name_the_option() {
-        let wrong: &[(&str, &[(&str, &str)])] = &[
-            ("nonsense", &[]),
-            ("splunk", &[]),
-            ("json-file", &[("max-size", "ten")]),
-            ("json-file", &[("max-file", "0")]),
-            ("json-file", &[("compress", "true")]),
-            ("json-file", &[("colour", "red")]),
-            ("json-file", &[("mode", "blocking")]),
-            ("json-file", &[("max-buffer-size", "1m")]),
-            (
-                "json-file",
-                &[("mode", "non-blocking"), ("max-buffer-size", "1g")],
-            ),
-            ("json-file", &[("tag", "{{.Nothing}}")]),
-            ("json-file", &[("tag", "{{.Name")]),
-            ("json-file", &[("labels-regex", "(")]),
-            ("journald", &[("max-size", "1m")]),
-            ("journald", &[("cache-disabled", "true")]),
-            ("syslog", &[("syslog-address", "http://h")]),
-            ("syslog", &[("syslog-address", "udp://")]),
-            ("syslog", &[("syslog-facility", "kitchen")]),
-            ("syslog", &[("syslog-format", "rfc1")]),
-            ("syslog", &[("syslog-tls-ca-cert", "/ca.pem")]),
-            (
-                "syslog",
-                &[
-                    ("syslog-address", "tcp+tls://h:1"),
-                    ("syslog-tls-skip-verify", "true"),
-                ],
-            ),
-            ("gelf", &[]),
-            ("gelf", &[("gelf-address", "udp://h")]),
-            (
-                "gelf",
-                &[
-                    ("gelf-address", "udp://h:1"),
-                    ("gelf-compression-type", "lz4"),
-                ],
-            ),
-            (
-                "gelf",
-                &[
-                    ("gelf-address", "udp://h:1"),
-                    ("gelf-compression-level", "12"),
-                ],
-            ),
-            (
-                "gelf",
-                &[
-                    ("gelf-address", "tcp://h:1"),
-                    ("gelf-compression-type", "gzip"),
-                ],
-            ),
-            ("fluentd", &[("fluentd-async", "false")]),
-            ("fluentd", &[("fluentd-buffer-limit", "10")]),
-            ("fluentd", &[("fluentd-address", "tls://h:1")]),
-            ("fluentd", &[("fluentd-retry-wait", "soon")]),
-        ];
         let mut text = String::new();
-        for (driver, options) in wrong {
+        for (driver, options) in WRONG {
             let error = parse(&spec(driver, options)).unwrap_err();
             text += &format!("{driver} {options:?}: {error}\n");
         }
         insta::assert_snapshot!(text);
+    }
+
+    /// A compose file's `${X:-}`.
+    #[test]
+    fn an_empty_option_is_none() {
+        let options = |driver, keys: &[&'static str]| {
+            let all: Vec<_> = keys.iter().map(|key| (*key, "")).collect();
+            assert_eq!(
+                parse(&spec(driver, &all)).unwrap(),
+                parse(&spec(driver, &[])).unwrap()
+            );
+        };
+        options("json-file", &["max-size", "max-file", "compress", "mode"]);
+        options(
+            "syslog",
+            &["syslog-address", "syslog-facility", "syslog-format", "tag"],
+        );
+        options(
+            "fluentd",
+            &[
+                "fluentd-address",
+                "fluentd-async",
+                "fluentd-retry-wait",
+                "fluentd-read-timeout",
+                "fluentd-buffer-limit",
+            ],
+        );
+        let refused = parse(&spec("gelf", &[("gelf-address", "")])).unwrap_err();
+        assert!(refused.to_string().contains("is needed"), "{refused}");
+    }
+
+    #[test]
+    fn files_that_are_not_there_are_refused_at_create() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ca.pem").display().to_string();
+        let spec = spec(
+            "syslog",
+            &[
+                ("syslog-address", "tcp+tls://h:1"),
+                ("syslog-tls-ca-cert", &path),
+            ],
+        );
+        let refused = check(&spec).unwrap_err().to_string();
+        assert!(refused.contains(&path), "{refused}");
+        // one that was created before is not
+        parse(&spec).unwrap();
     }
 
     #[test]

@@ -9,6 +9,11 @@ use crate::error::Error;
 /// Docker's default of `json-file` is without limit; nothing is without limit here.
 const MAX_SIZE: u64 = 20 << 20;
 const MAX_FILE: u32 = 5;
+/// A reader looks no further, and a rotation renames all of them.
+const MOST_FILES: u32 = 1000;
+/// Of pauses and deadlines.
+const LEAST: Duration = Duration::from_millis(100);
+const MOST: Duration = Duration::from_secs(3600);
 
 #[derive(Debug)]
 pub(super) struct Options<'a> {
@@ -30,9 +35,17 @@ impl<'a> Options<'a> {
         }
     }
 
+    /// An empty value is none, as where a variable of a compose file is not set.
     pub(super) fn take(&mut self, key: &'static str) -> Option<&'a str> {
         self.known.push(key);
-        self.left.remove(key)
+        self.left.remove(key).filter(|value| !value.is_empty())
+    }
+
+    pub(super) fn peek(&self, key: &str) -> Option<&'a str> {
+        self.left
+            .get(key)
+            .copied()
+            .filter(|value| !value.is_empty())
     }
 
     pub(super) fn wrong(&self, key: &str, value: &str, wanted: &str) -> Error {
@@ -73,26 +86,33 @@ impl<'a> Options<'a> {
             .ok_or_else(|| self.wrong(key, text, "a number"))
     }
 
-    /// `500ms`, `2s`, `1m`.
+    /// A pause or a deadline, as Go writes it (`500ms`, `1m30s`); absent where it is 0, which is the
+    /// default. What is hardly any is made [`LEAST`].
     pub(super) fn duration(&mut self, key: &'static str) -> Result<Option<Duration>, Error> {
         let Some(text) = self.take(key) else {
             return Ok(None);
         };
-        let split = text.find(|c: char| c.is_ascii_alphabetic());
-        let parsed = split.and_then(|at| {
-            let number: f64 = text[..at].parse().ok()?;
-            let unit = match &text[at..] {
-                "ms" => 1e-3,
-                "s" => 1.0,
-                "m" => 60.0,
-                "h" => 3600.0,
-                _ => return None,
-            };
-            Duration::try_from_secs_f64(number * unit).ok()
-        });
-        parsed
-            .map(Some)
-            .ok_or_else(|| self.wrong(key, text, "a time as 500ms, 2s or 1m"))
+        let wanted = "a time as 500ms, 2s or 1m30s, at most 1h";
+        let given = duration(text).ok_or_else(|| self.wrong(key, text, wanted))?;
+        self.bounded(key, text, given)
+    }
+
+    /// The same, in whole seconds.
+    pub(super) fn seconds(&mut self, key: &'static str) -> Result<Option<Duration>, Error> {
+        let Some(text) = self.take(key) else {
+            return Ok(None);
+        };
+        let given = text.parse().map(Duration::from_secs).ok();
+        let wanted = "a number of seconds, at most 3600";
+        let given = given.ok_or_else(|| self.wrong(key, text, wanted))?;
+        self.bounded(key, text, given)
+    }
+
+    fn bounded(&self, key: &str, text: &str, given: Duration) -> Result<Option<Duration>, Error> {
+        if given > MOST {
+            return Err(self.wrong(key, text, "more than an hour"));
+        }
+        Ok((!given.is_zero()).then_some(given.max(LEAST)))
     }
 
     /// How much of the log is kept on disk: the options of Docker's cache where the log goes on.
@@ -118,8 +138,8 @@ impl<'a> Options<'a> {
         let max_file = match self.take(file) {
             None => MAX_FILE,
             Some(text) => {
-                let number = text.parse().ok().filter(|n| *n >= 1);
-                number.ok_or_else(|| self.wrong(file, text, "a number from 1"))?
+                let number = text.parse().ok().filter(|n| (1..=MOST_FILES).contains(n));
+                number.ok_or_else(|| self.wrong(file, text, "a number from 1 to 1000"))?
             }
         };
         self.mode(max_size, max_file)?;
@@ -201,7 +221,9 @@ impl<'a> Options<'a> {
     }
 }
 
-/// `10m`, `1g`, `512k`, plain bytes; `-1` is without limit.
+/// `10m`, `1.5g`, `512KiB`, plain bytes; `-1` is without limit. The units are powers of 1024.
+///
+/// source: docker/go-units RAMInBytes
 fn bytes(text: &str) -> Option<u64> {
     if text == "-1" {
         return Some(0);
@@ -214,6 +236,143 @@ fn bytes(text: &str) -> Option<u64> {
         b'g' => (&number[..number.len() - 1], 1 << 30),
         _ => (number, 1),
     };
-    let count: u64 = digits.trim().parse().ok()?;
-    count.checked_mul(unit).filter(|n| *n > 0)
+    let (whole, part) = match digits.trim().split_once('.') {
+        Some((whole, part)) => (whole, part),
+        None => (digits.trim(), ""),
+    };
+    let whole = digits_or_point(whole, part)?;
+    let part = fraction(part, unit)?;
+    let count = whole.checked_mul(unit)?.checked_add(part);
+    count.filter(|n| *n > 0)
+}
+
+/// A sequence of numbers with units; `0` alone needs none.
+///
+/// source: Go time.ParseDuration
+fn duration(text: &str) -> Option<Duration> {
+    let mut rest = text.strip_prefix('+').unwrap_or(text);
+    if rest == "0" {
+        return Some(Duration::ZERO);
+    }
+    let mut nanos: u64 = 0;
+    loop {
+        let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let (number, tail) = rest.split_at(end);
+        let end = tail.find(|c: char| c.is_ascii_digit() || c == '.');
+        let (unit, tail) = tail.split_at(end.unwrap_or(tail.len()));
+        let unit: u64 = match unit {
+            "ns" => 1,
+            "us" | "\u{b5}s" | "\u{3bc}s" => 1_000,
+            "ms" => 1_000_000,
+            "s" => 1_000_000_000,
+            "m" => 60_000_000_000,
+            "h" => 3_600_000_000_000,
+            _ => return None,
+        };
+        let (whole, part) = number.split_once('.').unwrap_or((number, ""));
+        let whole = digits_or_point(whole, part)?.checked_mul(unit)?;
+        nanos = nanos
+            .checked_add(whole)?
+            .checked_add(fraction(part, unit)?)?;
+        if tail.is_empty() {
+            return Some(Duration::from_nanos(nanos));
+        }
+        rest = tail;
+    }
+}
+
+/// What stands before a decimal point: nothing, too, if something follows it. No sign, which Rust would
+/// take.
+fn digits_or_point(text: &str, part: &str) -> Option<u64> {
+    if text.is_empty() && !part.is_empty() {
+        Some(0)
+    } else if text.bytes().all(|b| b.is_ascii_digit()) {
+        text.parse().ok()
+    } else {
+        None
+    }
+}
+
+/// Of `unit`: what follows a decimal point, cut off.
+fn fraction(digits: &str, unit: u64) -> Option<u64> {
+    let mut sum: u128 = 0;
+    let mut scale: u128 = 1;
+    for byte in digits.bytes().take(18) {
+        if !byte.is_ascii_digit() {
+            return None;
+        }
+        sum = sum * 10 + u128::from(byte - b'0');
+        scale *= 10;
+    }
+    u64::try_from(sum * u128::from(unit) / scale).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes() {
+        for (text, wanted) in [
+            ("-1", Some(0)),
+            ("100", Some(100)),
+            ("10m", Some(10 << 20)),
+            ("1.5m", Some(3 << 19)),
+            ("1.5 MB", Some(3 << 19)),
+            ("512KiB", Some(512 << 10)),
+            ("0.5g", Some(1 << 29)),
+            ("0", None),
+            ("", None),
+            ("m", None),
+            ("-5", None),
+            ("+5", None),
+            ("1.x", None),
+            ("99999999999g", None),
+        ] {
+            assert_eq!(bytes(text), wanted, "{text}");
+        }
+    }
+
+    #[test]
+    fn durations() {
+        let milliseconds = |n| Some(Duration::from_millis(n));
+        for (text, wanted) in [
+            ("0", milliseconds(0)),
+            ("0s", milliseconds(0)),
+            ("500ms", milliseconds(500)),
+            ("1m30s", milliseconds(90_000)),
+            ("1.5h", milliseconds(5_400_000)),
+            (".5s", milliseconds(500)),
+            (".s", None),
+            ("100us", Some(Duration::from_micros(100))),
+            ("100\u{b5}s", Some(Duration::from_micros(100))),
+            ("1s5ns", Some(Duration::new(1, 5))),
+            ("", None),
+            ("soon", None),
+            ("5", None),
+            ("-1s", None),
+            ("1s5", None),
+            ("s", None),
+        ] {
+            assert_eq!(duration(text), wanted, "{text}");
+        }
+    }
+
+    /// A pause of nothing would be a loop without one.
+    #[test]
+    fn a_pause_is_never_hardly_any() {
+        for (given, wanted) in [
+            ("0s", None),
+            ("", None),
+            ("1us", Some(LEAST)),
+            ("2s", Some(Duration::from_secs(2))),
+        ] {
+            let map = [("fluentd-retry-wait".to_owned(), given.to_owned())].into();
+            let pause = Options::new("fluentd", &map).duration("fluentd-retry-wait");
+            assert_eq!(pause.unwrap(), wanted, "{given}");
+        }
+        let map = [("gelf-tcp-reconnect-delay".to_owned(), "0".to_owned())].into();
+        let pause = Options::new("gelf", &map).seconds("gelf-tcp-reconnect-delay");
+        assert_eq!(pause.unwrap(), None);
+    }
 }

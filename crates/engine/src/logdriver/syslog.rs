@@ -4,8 +4,8 @@
 
 use std::path::PathBuf;
 
-use super::address::{Address, TlsFiles, split};
-use super::forward::{Message, Speaker};
+use super::address::{Address, TlsFiles, server_name, split};
+use super::message::{Message, Speaker};
 use super::options::Options;
 use crate::error::Error;
 
@@ -57,6 +57,12 @@ pub(super) fn settings(options: &mut Options<'_>) -> Result<Settings, Error> {
         }
     };
     let secure = matches!(address, Address::Tls(..));
+    if let (Address::Tls(to, _), Some(text)) = (&address, given)
+        && server_name(to).is_err()
+    {
+        let why = "no certificate can be of that name";
+        return Err(options.wrong("syslog-address", text, why));
+    }
     if !secure && files != TlsFiles::default() {
         let why = "only together with an address tcp+tls://";
         return Err(options.wrong("syslog-tls-*", "", why));
@@ -72,7 +78,7 @@ pub(super) fn settings(options: &mut Options<'_>) -> Result<Settings, Error> {
         })?,
     };
     let format = match options.take("syslog-format") {
-        None | Some("") => Format::Unix,
+        None => Format::Unix,
         Some("rfc3164") => Format::Rfc3164,
         Some("rfc5424") => Format::Rfc5424 { micro: false },
         Some("rfc5424micro") => Format::Rfc5424 { micro: true },
@@ -152,7 +158,7 @@ pub(super) fn encode(settings: &Settings, speaker: &Speaker, message: &Message<'
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::logdriver::forward::tests::{message, speaker};
+    use crate::logdriver::message::tests::{message, speaker};
 
     fn encoded(address: Option<&str>, format: &str) -> String {
         let mut map = std::collections::BTreeMap::new();

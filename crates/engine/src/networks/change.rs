@@ -312,7 +312,7 @@ fn refuse_overlap(inner: &Inner, subnet: Prefix, but: &str) -> Result<(), Error>
 pub(crate) async fn create(engine: &Arc<Inner>, spec: NetworkSpec) -> Result<String, Error> {
     names::check_network(&spec.name)?;
     let driver = Driver::named(&spec.driver).ok_or_else(|| {
-        Error::unsupported(format!(
+        Error::not_found(format!(
             "there is no network driver {}: bridge, macvlan and ipvlan are built in",
             spec.driver
         ))

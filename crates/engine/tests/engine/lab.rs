@@ -66,6 +66,7 @@ impl Lab {
             cgroup_driver: engine::CgroupDriver::default(),
             networks: engine::NetworkSettings::default(),
             registries: engine::RegistrySettings::default(),
+            cdi_dirs: Vec::new(),
         }
     }
 

@@ -6,6 +6,9 @@
 //! json.log      being written
 //! json.log.1    the one before, ... up to .(max_file - 1)
 //! ```
+//! Each file has an attribute `user.plimsoll.number`, in decimal: how many files the log had before it.
+//! By it a reader knows whether one was rotated away unread. Where the file system has no attributes
+//! of users, a reader that was overtaken says that entries may be missing where perhaps none are.
 //!
 //! A line of more than 16 KiB is split as Docker splits it: each piece but the last lacks the
 //! `\n` at the end of `log`, and all carry the time of the first. Source: moby
@@ -16,6 +19,7 @@ mod reader;
 mod watch;
 mod writer;
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 pub use reader::{Entry, LogMark, LogPosition, LogReader, ReadError, ReadOptions};
@@ -47,4 +51,13 @@ fn rotated(path: &Path, n: u32) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(format!(".{n}"));
     PathBuf::from(name)
+}
+
+const NUMBER: &str = "user.plimsoll.number";
+
+/// How many files the log had before this one, if that is known.
+fn number_of(file: &File) -> Option<u64> {
+    let mut text = [0; 20];
+    let length = rustix::fs::fgetxattr(file, NUMBER, &mut text).ok()?;
+    std::str::from_utf8(text.get(..length)?).ok()?.parse().ok()
 }

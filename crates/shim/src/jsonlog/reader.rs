@@ -1,7 +1,7 @@
 //! Reading a log across its rotated files, backwards for a tail and forwards for a follower.
 //!
 //! All files are opened at the start, newest first: a rotation in between shows the same file
-//! twice, never not at all. A follower keeps the file it reads open; at its end it looks whether
+//! twice, never not at all, and the later place is its own. A follower keeps the file it reads open; at its end it looks whether
 //! that file is still the current one, and if not, reads it once more to its end (the writer
 //! wrote before it renamed) and goes on with the files that are newer than it.
 
@@ -16,7 +16,7 @@ use serde::Deserialize;
 use tokio::sync::watch;
 
 use super::watch::Watch;
-use super::{Stream, Watcher, rotated};
+use super::{Stream, Watcher, number_of, rotated};
 
 /// Bytes read at a time.
 const CHUNK: usize = 128 << 10;
@@ -45,7 +45,7 @@ pub struct ReadOptions {
 }
 
 /// The last entry that somebody has read, in a way that outlives rotations and restarts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct LogMark {
     /// Its end.
     pub position: LogPosition,
@@ -53,7 +53,7 @@ pub struct LogMark {
 }
 
 /// A place between two entries of a log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct LogPosition {
     /// Of the file, which a rotation renames.
     pub inode: u64,
@@ -81,6 +81,8 @@ pub struct Entry {
     pub stream: Stream,
     pub time: jiff::Timestamp,
     pub bytes: Vec<u8>,
+    /// Where it ends.
+    pub end: LogPosition,
     /// What the log says of its container with each entry (`labels`, `env`, `tag`).
     pub attributes: BTreeMap<String, String>,
 }
@@ -192,18 +194,8 @@ impl LogReader {
 }
 
 impl LogReader {
-    /// The end of the last entry that [`LogReader::next`] gave; of no meaning before the first.
-    #[must_use]
-    pub fn position(&self) -> Option<LogPosition> {
-        let cursor = self.cursor.as_ref()?;
-        let open = cursor.files.front()?;
-        Some(LogPosition {
-            inode: open.inode,
-            offset: open.at - cursor.buffer.len() as u64,
-        })
-    }
-
-    /// Whether entries may have been rotated away unread since it was asked last.
+    /// Whether entries may have been rotated away unread, since it was asked last, before those that
+    /// [`LogReader::next`] gives next. Of a reader without a mark: since the log began.
     pub fn missed(&mut self) -> bool {
         let cursor = self.cursor.as_mut();
         cursor.is_some_and(|c| std::mem::take(&mut c.missed))
@@ -246,9 +238,13 @@ enum Batch {
 struct Open {
     file: File,
     inode: u64,
+    /// How many files the log had before it, if that is known.
+    number: Option<u64>,
     at: u64,
-    /// Nothing beyond is read by who does not follow.
+    /// Its length when it was opened. Nothing beyond is read by who does not follow.
     end: u64,
+    /// What is before `end` and not later than this has been read.
+    skip: Option<jiff::Timestamp>,
 }
 
 /// The position in a log. All its calls block.
@@ -262,11 +258,13 @@ struct Cursor {
     /// The front file is known not to be the current one any more, so its end is final.
     passed: bool,
     buffer: Vec<u8>,
+    /// So much of the buffer holds no line's end.
+    searched: usize,
     done: bool,
-    /// The file that was read is gone: what it held last, or files in between, may be, too.
+    /// Files may have been gone, unread, before the front one.
     missed: bool,
-    /// Entries up to this time have been read: of a log whose marked file is gone.
-    skip: Option<jiff::Timestamp>,
+    /// The same, before the one after it.
+    gap: bool,
 }
 
 impl Cursor {
@@ -278,11 +276,12 @@ impl Cursor {
             files: VecDeque::new(),
             passed: false,
             buffer: Vec::new(),
+            searched: 0,
             done: false,
             missed: false,
-            skip: None,
+            gap: false,
         };
-        cursor.files = cursor.newer_than(None)?.0.into();
+        cursor.find_all()?;
         if let Some(end) = cursor.options.end {
             cursor.end_at(end);
         }
@@ -297,7 +296,15 @@ impl Cursor {
         Ok(cursor)
     }
 
-    /// The number of a file may be another's by now, so the entry itself is compared. Where it is not found, by time.
+    fn find_all(&mut self) -> Result<(), ReadError> {
+        self.files = self.newer_than(None)?.0.into();
+        let first = self.files.front().and_then(|f| f.number);
+        self.missed = first.is_some_and(|n| n > 0);
+        Ok(())
+    }
+
+    /// An inode's number may be another file's by now, so the entry itself is compared. Where it is not
+    /// found, what is there is told apart by time; a mark of the future is of no use for that.
     fn start_after(&mut self, mark: LogMark) -> Result<(), ReadError> {
         for (number, open) in self.files.iter_mut().enumerate() {
             if open.inode != mark.position.inode {
@@ -312,11 +319,16 @@ impl Cursor {
             if time == Some(mark.time) {
                 open.at = mark.position.offset;
                 self.files.drain(..number);
+                self.missed = false;
                 return Ok(());
             }
         }
         self.missed = !self.files.is_empty();
-        self.skip = Some(mark.time);
+        if mark.time <= jiff::Timestamp::now() {
+            for open in &mut self.files {
+                open.skip = Some(mark.time);
+            }
+        }
         Ok(())
     }
 
@@ -351,15 +363,15 @@ impl Cursor {
                 met = true;
                 break;
             }
-            if found.iter().any(|f| f.inode == meta.ino()) {
-                continue;
-            }
-            found.push(Open {
+            let open = Open {
+                number: number_of(&file),
                 file,
                 inode: meta.ino(),
                 at: 0,
                 end: meta.len(),
-            });
+                skip: None,
+            };
+            place(&mut found, open, |f| f.inode);
         }
         found.reverse();
         Ok((found, met))
@@ -439,15 +451,24 @@ impl Cursor {
 
     /// The whole lines of the buffer that are asked for.
     fn entries(&mut self) -> Batch {
-        let whole = self
-            .buffer
-            .iter()
-            .rposition(|b| *b == b'\n')
-            .map_or(0, |i| i + 1);
+        let Some(open) = self.files.front() else {
+            return Batch::Nothing;
+        };
+        let mut new = self.buffer[self.searched..].iter();
+        let Some(last) = new.rposition(|b| *b == b'\n') else {
+            self.searched = self.buffer.len();
+            return Batch::Nothing;
+        };
+        let whole = self.searched + last + 1;
+        let mut end = LogPosition {
+            inode: open.inode,
+            offset: open.at - self.buffer.len() as u64,
+        };
         let mut entries = Vec::new();
-        for line in self.buffer[..whole].split(|b| *b == b'\n') {
+        for line in self.buffer[..whole].split_inclusive(|b| *b == b'\n') {
+            end.offset += line.len() as u64;
             // what is damaged is skipped: one bad line is not the log
-            let Some(entry) = parse(line) else {
+            let Some(entry) = parse(line, end) else {
                 continue;
             };
             if self.options.until.is_some_and(|until| entry.time > until) {
@@ -458,13 +479,15 @@ impl Cursor {
                 Stream::Stdout => self.options.stdout,
                 Stream::Stderr => self.options.stderr,
             };
+            let read = open.skip.filter(|_| end.offset <= open.end);
             let early = self.options.since.is_some_and(|since| entry.time < since)
-                || self.skip.is_some_and(|read| entry.time <= read);
+                || read.is_some_and(|read| entry.time <= read);
             if wanted && !early {
                 entries.push(entry);
             }
         }
         self.buffer.drain(..whole);
+        self.searched = self.buffer.len();
         if entries.is_empty() {
             Batch::Nothing
         } else {
@@ -477,8 +500,10 @@ impl Cursor {
         if self.files.len() > 1 || (self.passed && !self.files.is_empty()) {
             // what a rotated file holds after its last line end was never a line
             self.buffer.clear();
+            self.searched = 0;
             self.files.pop_front();
             self.passed = false;
+            self.missed |= std::mem::take(&mut self.gap);
             if !self.files.is_empty() {
                 return Ok(Batch::Nothing);
             }
@@ -487,7 +512,7 @@ impl Cursor {
             return Ok(Batch::End);
         }
         let Some(open) = self.files.front() else {
-            self.files = self.newer_than(None)?.0.into();
+            self.find_all()?;
             let empty = self.files.is_empty();
             return Ok(if empty { Batch::Wait } else { Batch::Nothing });
         };
@@ -495,7 +520,10 @@ impl Cursor {
         if newer.is_empty() {
             return Ok(Batch::Wait);
         }
-        self.missed |= !met;
+        // what is read is open and whole, so one that follows at once is enough
+        let next = newer.first().and_then(|n| n.number);
+        let follows = open.number.zip(next).is_some_and(|(a, b)| b == a + 1);
+        self.gap = !met && !follows;
         // read to its end once more: it was written to before it was renamed
         self.passed = true;
         let mut files: VecDeque<Open> = newer.into();
@@ -505,6 +533,13 @@ impl Cursor {
         self.files = files;
         self.read()
     }
+}
+
+/// Adds a file to those of lower names. One that is there already was renamed by rotations in between:
+/// what was found after it is newer, or comes once more, too.
+fn place<T>(found: &mut Vec<T>, file: T, inode: impl Fn(&T) -> u64) {
+    found.retain(|f| inode(f) != inode(&file));
+    found.push(file);
 }
 
 /// Where the last `left` lines of a file begin; `left` becomes what is wanted beyond it.
@@ -552,7 +587,11 @@ fn time_before(file: &File, end: u64) -> io::Result<Option<jiff::Timestamp>> {
         return Ok(None);
     };
     let line = line.rsplit(|b| *b == b'\n').next().unwrap_or(line);
-    Ok(parse(line).map(|entry| entry.time))
+    let nowhere = LogPosition {
+        inode: 0,
+        offset: 0,
+    };
+    Ok(parse(line, nowhere).map(|entry| entry.time))
 }
 
 #[derive(Deserialize)]
@@ -566,7 +605,7 @@ struct Line<'a> {
     attrs: BTreeMap<String, String>,
 }
 
-fn parse(line: &[u8]) -> Option<Entry> {
+fn parse(line: &[u8], end: LogPosition) -> Option<Entry> {
     let line: Line<'_> = serde_json::from_slice(line).ok()?;
     Some(Entry {
         stream: match &*line.stream {
@@ -576,6 +615,7 @@ fn parse(line: &[u8]) -> Option<Entry> {
         },
         time: line.time,
         bytes: line.log.into_owned().into_bytes(),
+        end,
         attributes: line.attrs,
     })
 }
@@ -694,18 +734,164 @@ mod tests {
                     told |= reader.missed();
                     while let Some(batch) = reader.next().await.unwrap() {
                         seen.extend(batch.iter().map(|e| e.time));
-                        let position = reader.position().unwrap();
-                        mark = Some(LogMark { position, time: batch.last().unwrap().time });
+                        let last = batch.last().unwrap();
+                        mark = Some(LogMark { position: last.end, time: last.time });
                     }
                 });
             }
             prop_assert!(seen.is_sorted_by(|a, b| a < b), "{seen:?}");
-            // with the first read nothing was there to compare with
-            if !told && seen.first() == Some(&second(0)) {
+            if !told {
                 prop_assert_eq!(seen.len() as u64, next);
             }
             prop_assert_eq!(seen.last().copied(), (next > 0).then(|| second(next - 1)));
         }
+    }
+
+    fn mark_of(batch: &[Entry]) -> Option<LogMark> {
+        batch.last().map(|e| LogMark {
+            position: e.end,
+            time: e.time,
+        })
+    }
+
+    /// What is read after a mark whose file is gone: the entries there by their times, all later ones.
+    #[test]
+    fn a_clock_that_was_set_back_hides_nothing_that_is_written_later() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("json.log");
+        let gone = |time: jiff::Timestamp| {
+            Some(LogMark {
+                position: LogPosition {
+                    inode: 1,
+                    offset: 10,
+                },
+                time,
+            })
+        };
+        let mut w = writer(&path, 0, 1);
+        (1..=4).for_each(|n| put(&mut w, n));
+        w.flush();
+        block_on(async {
+            let watcher = Watcher::new().unwrap();
+            let (end, ended) = watch::channel(false);
+            let options = ReadOptions {
+                after: gone(second(3)),
+                ..ReadOptions::default()
+            };
+            let mut reader = LogReader::follow(&path, &options, &watcher, ended)
+                .await
+                .unwrap();
+            assert!(reader.missed());
+            let batch = reader.next().await.unwrap().unwrap();
+            assert_eq!(batch.len(), 1);
+            // the clock goes back: into the file that is there, and into a new one
+            put(&mut w, 2);
+            w.flush();
+            let mut w = {
+                std::fs::rename(&path, rotated(&path, 1)).unwrap();
+                writer(&path, 0, 2)
+            };
+            put(&mut w, 1);
+            w.flush();
+            end.send(true).unwrap();
+            assert_eq!(rest(reader).await, [2, 1]);
+            // nothing can be told by a mark of the future
+            let future = ReadOptions {
+                after: gone(jiff::Timestamp::now() + Duration::from_secs(3600)),
+                ..ReadOptions::default()
+            };
+            let reader = LogReader::open(&path, &future).await.unwrap();
+            assert_eq!(rest(reader).await, [1, 2, 3, 4, 2, 1]);
+        });
+    }
+
+    /// Of a log of one file: what was rotated while it was read is read to its end, and only a second
+    /// rotation takes something away.
+    #[test]
+    fn one_rotation_misses_nothing_and_two_do() {
+        for (rotations, missed) in [(1, false), (2, true)] {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("json.log");
+            // one entry to a file
+            let mut w = writer(&path, 1, 1);
+            put(&mut w, 0);
+            w.flush();
+            assert_eq!(
+                number_of(&File::open(&path).unwrap()),
+                Some(0),
+                "this test needs a file system with user attributes"
+            );
+            block_on(async {
+                let watcher = Watcher::new().unwrap();
+                let (end, ended) = watch::channel(false);
+                let mut reader = LogReader::follow(&path, &ReadOptions::default(), &watcher, ended)
+                    .await
+                    .unwrap();
+                assert_eq!(reader.next().await.unwrap().unwrap().len(), 1);
+                (1..=rotations).for_each(|n| put(&mut w, n));
+                w.flush();
+                end.send(true).unwrap();
+                assert_eq!(reader.next().await.unwrap().unwrap().len(), 1);
+                assert_eq!(reader.missed(), missed, "{rotations}");
+            });
+        }
+    }
+
+    /// Who has no mark is told of what was gone before it came.
+    #[test]
+    fn a_log_without_its_beginning_says_so() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("json.log");
+        let missed = || {
+            block_on(async {
+                let mut reader = LogReader::open(&path, &ReadOptions::default())
+                    .await
+                    .unwrap();
+                let missed = reader.missed();
+                let batch = reader.next().await.unwrap().unwrap();
+                let options = ReadOptions {
+                    after: mark_of(&batch),
+                    ..ReadOptions::default()
+                };
+                let mut after = LogReader::open(&path, &options).await.unwrap();
+                assert!(!after.missed());
+                missed
+            })
+        };
+        let mut w = writer(&path, 1, 2);
+        put(&mut w, 0);
+        put(&mut w, 1);
+        w.flush();
+        assert!(!missed());
+        // by another writer, as after a restart
+        let mut w = writer(&path, 1, 2);
+        put(&mut w, 2);
+        w.flush();
+        assert!(missed());
+    }
+
+    /// What has no line's end is searched for one only once.
+    #[test]
+    fn a_log_without_line_ends_is_searched_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("json.log");
+        std::fs::write(&path, vec![b'x'; 3 * CHUNK]).unwrap();
+        let mut cursor = Cursor::open(&path, ReadOptions::default(), false).unwrap();
+        for n in 1..=3 {
+            assert!(matches!(cursor.read(), Ok(Batch::Nothing)));
+            assert_eq!(cursor.searched, n * CHUNK);
+        }
+        assert!(matches!(cursor.read(), Ok(Batch::End)));
+    }
+
+    /// Files 3, 2, 1, of which 3 is looked at before two rotations and the others after them.
+    #[test]
+    fn a_rotation_between_two_looks_leaves_the_order() {
+        let mut found = Vec::new();
+        for file in [3, 4, 3, 2, 1] {
+            place(&mut found, file, |f| *f);
+        }
+        assert_eq!(found, [4, 3, 2, 1]);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::encode::{self, Time};
-use super::{LogPosition, Stream, rotated};
+use super::{LogPosition, NUMBER, Stream, number_of, rotated};
 use crate::launch::LogPlan;
 
 /// A batch is written when it reaches this.
@@ -23,6 +23,8 @@ pub(crate) struct LogWriter {
     file: Option<File>,
     /// Bytes of whole lines in `file`.
     size: u64,
+    /// Of the next file that is made, if it is known.
+    number: Option<u64>,
     batch: Vec<u8>,
     dropped: u64,
     /// Of `dropped`, what the log has not yet been told, and why.
@@ -35,6 +37,7 @@ impl LogWriter {
     /// that cannot be opened drops lines until it can.
     pub(crate) fn open(plan: LogPlan) -> Self {
         let mut writer = Self {
+            number: first_number(&plan.path),
             plan,
             file: None,
             size: 0,
@@ -158,6 +161,13 @@ impl LogWriter {
             .mode(0o640)
             .open(&self.plan.path)?;
         let size = file.metadata()?.len();
+        let number = number_of(&file).or_else(|| {
+            let number = self.number.filter(|_| size == 0)?;
+            let flags = rustix::fs::XattrFlags::empty();
+            rustix::fs::fsetxattr(&file, NUMBER, number.to_string().as_bytes(), flags).ok()?;
+            Some(number)
+        });
+        self.number = number.map(|n| n + 1);
         let whole = whole_lines(&file, size)?;
         if whole < size {
             file.set_len(whole)?;
@@ -175,7 +185,9 @@ impl LogWriter {
         if keep == 1 {
             remove(path)?;
         }
-        for n in (0..keep - 1).rev() {
+        // there may be far fewer than are allowed
+        let free = (1..keep).find(|n| !rotated(path, *n).exists());
+        for n in (0..free.unwrap_or(keep - 1)).rev() {
             rename(&rotated(path, n), &rotated(path, n + 1))?;
         }
         self.file = None;
@@ -183,6 +195,14 @@ impl LogWriter {
         // a failure is met again, and counted, by the next batch
         drop(self.reopen());
         Ok(())
+    }
+}
+
+/// Of the file after those that are there.
+fn first_number(path: &Path) -> Option<u64> {
+    match File::open(rotated(path, 1)) {
+        Ok(file) => number_of(&file).map(|n| n + 1),
+        Err(e) => (e.kind() == io::ErrorKind::NotFound).then_some(0),
     }
 }
 
@@ -258,6 +278,29 @@ mod tests {
             let wanted: Vec<_> = (first..lines).map(|n| format!("line {n}")).collect();
             prop_assert_eq!(all, wanted);
         }
+    }
+
+    /// A rotation touches the files that there are, not those that there may be.
+    #[test]
+    fn as_many_files_as_one_likes() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("json.log");
+        let mut w = LogWriter::open(LogPlan {
+            max_size: 1,
+            max_file: u32::MAX,
+            ..LogPlan::capped(path.clone())
+        });
+        for text in [b"a", b"b", b"c"] {
+            w.push(Stream::Stdout, text, true, Time::now());
+        }
+        w.flush();
+        // as a rotation that was cut short leaves it
+        std::fs::rename(rotated(&path, 2), rotated(&path, 3)).unwrap();
+        std::fs::rename(rotated(&path, 1), rotated(&path, 2)).unwrap();
+        w.push(Stream::Stdout, b"d", true, Time::now());
+        w.flush();
+        let all: Vec<_> = (0..5).map(|n| texts(&rotated(&path, n))).collect();
+        assert_eq!(all, [vec!["d"], vec!["c"], vec!["b"], vec!["a"], vec![]]);
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Our command line and the real docker command do the same.
 
+mod libraries;
+
 use std::io::Write;
 use std::process::{Command, Output, Stdio};
 

@@ -248,3 +248,56 @@ fn volumes_from_another_container() {
     run("volume rm named");
     clean.assert_settled(&instance);
 }
+
+/// What a vendor's file says comes with its device: a node, a mount, variables; what is not there is refused.
+#[test]
+fn devices_of_vendors_by_name() {
+    let mut instance = Instance::prepared();
+    let dir = instance.path().join("cdi");
+    std::fs::create_dir(&dir).unwrap();
+    let file = json!({"cdiVersion": "0.6.0", "kind": "vendor.test/dev",
+        "devices": [{"name": "one", "containerEdits": {
+            "deviceNodes": [{"path": "/dev/given", "hostPath": "/dev/zero"}],
+            "mounts": [{"hostPath": dir, "containerPath": "/given", "options": ["ro"]}],
+            "env": ["GIVEN=yes"]}}]});
+    std::fs::write(dir.join("vendor.json"), file.to_string()).unwrap();
+    instance = instance.arguments(&["--cdi-spec-dir", dir.to_str().unwrap()]);
+    instance.start();
+    instance.load(&testkit::image::Image::busybox().unwrap());
+    let clean = Snapshot::take(&instance);
+    let script = "echo $GIVEN; head -c 3 /dev/given | wc -c; ls /given; touch /given/x";
+    let image = testkit::image::BUSYBOX;
+    let run = |flags: [&'static str; 2]| {
+        let base = ["run", "--rm", "--network", "none"];
+        let command = [image, "sh", "-c", script];
+        [&base[..], &flags, &command].concat()
+    };
+    let by_name = run(["--device", "vendor.test/dev=one"]);
+    for output in [instance.docker(&by_name), instance.plimsoll(&by_name)] {
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert_eq!(text, "yes\n3\nvendor.json\n", "{output:?}");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(said.contains("Read-only file system"), "{said}");
+    }
+    for (flags, why) in [
+        (
+            ["--device", "vendor.test/dev=two"],
+            "unresolvable CDI devices vendor.test/dev=two",
+        ),
+        (
+            ["--gpus", "all"],
+            "could not select device driver \"\" with capabilities: [[\"gpu\"]]",
+        ),
+    ] {
+        for output in [instance.docker(&run(flags)), instance.plimsoll(&run(flags))] {
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert!(said.contains(why), "{said}");
+        }
+    }
+    let info = instance.api().get("/info").unwrap().ok().json();
+    assert_eq!(
+        info["DiscoveredDevices"],
+        json!([{"Source": "cdi", "ID": "vendor.test/dev=one"}])
+    );
+    clean.assert_settled(&instance);
+}

@@ -139,8 +139,9 @@ fn the_journal_gets_fields_and_what_is_long() {
     for _ in 0..3 {
         let n = journal.recv(&mut buffer).unwrap();
         let text = String::from_utf8_lossy(&buffer[..n]).into_owned();
-        assert!(text.contains("CONTAINER_PARTIAL_MESSAGE=true"), "{n}");
         let last = text.contains("CONTAINER_PARTIAL_LAST=true");
+        let more = text.contains("CONTAINER_PARTIAL_MESSAGE=true");
+        assert_eq!(more, !last, "{n}");
         lengths.push((text.matches('x').count() / 1024, last));
     }
     assert_eq!(lengths, [(16, false), (16, false), (8, true)]);
@@ -278,9 +279,11 @@ fn a_sink_that_comes_late_gets_all() {
     let wanted: Vec<String> = (0..3000).map(|n| format!("line {n}")).collect();
     assert_eq!(told, wanted);
     // and no more with the next engine, which begins with a line of its own
-    until("the mark to be written", PATIENCE, || {
+    until("the last mark", PATIENCE, || {
         let dir = instance.data_root().join("containers").join(&id);
-        dir.join("forward.json").exists().then_some(())
+        let mark = std::fs::read(dir.join("forward.json")).ok()?;
+        let mark: Value = serde_json::from_slice(&mark).unwrap();
+        (mark["count"] == 3000).then_some(())
     });
     instance.restart();
     instance.start_container(&id);
@@ -351,6 +354,46 @@ fn a_sink_that_hangs_holds_up_nobody() {
         }
     }
     assert!(text.contains("plimsoll: entries may be missing here"));
+}
+
+/// A sink that hangs and then dies: what its kernel took and it never read goes to the one after it, and what
+/// that one has read does not go again.
+#[test]
+fn what_a_sink_had_not_read_goes_to_the_next() {
+    let mut instance = Instance::with_busybox();
+    let (listener, address) = loopback();
+    let options = json!({"syslog-address": format!("tcp://{address}")});
+    let script = "i=0; while [ $i -lt 20000 ]; do echo line $i; i=$((i+1)); done; sleep 1000";
+    let id = run(&instance, "one", script, driver("syslog", options));
+    let (hung, _) = listener.accept().unwrap();
+    let forwarded = |instance: &Instance| {
+        let dir = instance.data_root().join("containers").join(&id);
+        let mark = std::fs::read(dir.join("forward.json")).ok()?;
+        let mark: Value = serde_json::from_slice(&mark).unwrap();
+        mark["count"].as_u64().filter(|n| *n > 0)
+    };
+    until("a mark", PATIENCE, || forwarded(&instance));
+    drop((hung, listener));
+    let sink = collect(TcpListener::bind(&address).unwrap());
+    let text = until_text(&sink, &["line 19999\n"]);
+    let told: Vec<&str> = text
+        .lines()
+        .map(|l| l.rsplit_once(": ").unwrap().1)
+        .collect();
+    let wanted: Vec<String> = (0..20000).map(|n| format!("line {n}")).collect();
+    assert_eq!(told, wanted);
+    // that it has read all is known: nothing comes again
+    until("the last mark", PATIENCE, || {
+        (forwarded(&instance) == Some(20000)).then_some(())
+    });
+    instance.restart();
+    instance
+        .api()
+        .post(&format!("/containers/{id}/kill"), &json!({}))
+        .unwrap();
+    instance.wait(&id);
+    instance.remove(&id);
+    assert_eq!(sink.try_iter().count(), 0);
 }
 
 /// `--rm`: the last words go on before the log goes.

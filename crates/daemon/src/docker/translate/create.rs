@@ -153,8 +153,10 @@ fn host(h: HostConfig, defaults: &ContainerDefaults) -> Result<HostSpec, Failure
     }
     let shm = u64::try_from(h.shm_size)
         .map_err(|_| Failure::invalid("SHM size can not be less than 0"))?;
-    let r = h.resources;
+    let mut r = h.resources;
+    let requests = r.device_requests.take().unwrap_or_default();
     Ok(HostSpec {
+        device_requests: requests.into_iter().map(device_request).collect(),
         mounts: list,
         tmpfs: h.tmpfs.unwrap_or_default(),
         network: network(&h.network_mode)?,
@@ -432,6 +434,16 @@ pub(crate) fn resources(r: api::container::Resources) -> model::Resources {
         device_write_bps: throttle(r.blkio_device_write_bps),
         device_read_iops: throttle(r.blkio_device_read_iops),
         device_write_iops: throttle(r.blkio_device_write_iops),
+    }
+}
+
+fn device_request(r: api::container::DeviceRequest) -> model::DeviceRequest {
+    model::DeviceRequest {
+        driver: r.driver,
+        count: r.count,
+        ids: r.device_ids.unwrap_or_default(),
+        capabilities: r.capabilities.unwrap_or_default(),
+        options: r.options.unwrap_or_default(),
     }
 }
 

@@ -500,6 +500,16 @@ fn words(option: &str) -> Vec<String> {
     parts.map(str::to_owned).collect()
 }
 
+fn device_request(r: &engine::model::DeviceRequest) -> wire::DeviceRequest {
+    wire::DeviceRequest {
+        driver: r.driver.clone(),
+        count: r.count,
+        device_ids: Some(r.ids.clone()),
+        capabilities: Some(r.capabilities.clone()),
+        options: Some(r.options.clone()),
+    }
+}
+
 fn resources(h: &HostSpec) -> wire::Resources {
     let r = &h.resources;
     let throttle = |list: &[engine::model::ThrottleDevice]| {
@@ -540,6 +550,8 @@ fn resources(h: &HostSpec) -> wire::Resources {
         cpuset_mems: r.cpuset_mems.clone(),
         devices: Some(devices.collect()),
         device_cgroup_rules: list(&h.device_cgroup_rules),
+        device_requests: Some(h.device_requests.iter().map(device_request).collect())
+            .filter(|all: &Vec<_>| !all.is_empty()),
         memory_reservation: r.memory_reservation,
         memory_swap: r.memory_swap,
         memory_swappiness: r.memory_swappiness,

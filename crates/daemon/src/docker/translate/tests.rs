@@ -143,7 +143,6 @@ fn what_is_not_built_is_refused_by_name() {
         r#""HostConfig": {"Isolation": "hyperv"}"#,
         r#""HostConfig": {"CpuRealtimePeriod": 1}"#,
         r#""HostConfig": {"CpuRealtimeRuntime": 1}"#,
-        r#""HostConfig": {"DeviceRequests": [{"Count": -1}]}"#,
         r#""HostConfig": {"KernelMemory": 1}"#,
         r#""HostConfig": {"KernelMemoryTCP": 1}"#,
         r#""HostConfig": {"CpuCount": 1}"#,

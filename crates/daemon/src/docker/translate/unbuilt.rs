@@ -16,10 +16,6 @@ fn refuse(asked: bool, option: &str) -> Checked {
     }
 }
 
-fn some<T>(list: Option<&Vec<T>>) -> bool {
-    list.is_some_and(|l| !l.is_empty())
-}
-
 pub(super) fn config(c: &Config) -> Checked {
     refuse(c.args_escaped, "ArgsEscaped, of Windows,")
 }
@@ -60,7 +56,6 @@ pub(super) fn resources(r: &Resources) -> Checked {
         r.cpu_realtime_runtime != 0,
         "CpuRealtimeRuntime (--cpu-rt-runtime)",
     )?;
-    refuse(some(r.device_requests.as_ref()), "DeviceRequests (--gpus)")?;
     // leaks on old kernels, gone from new ones
     refuse(r.kernel_memory != 0, "KernelMemory (--kernel-memory)")?;
     refuse(r.kernel_memory_tcp != 0, "KernelMemoryTCP")?;

@@ -169,7 +169,7 @@ pub(crate) fn image(
     }
     if !version.at_least(45) {
         out["Container"] = json!("");
-        out["ContainerConfig"] = Value::Null;
+        out["ContainerConfig"] = value(&api::container::Config::default())?;
     }
     if !version.at_least(44) && out.get("Created").is_none() {
         out["Created"] = json!(api::container::NO_TIME);
@@ -177,8 +177,17 @@ pub(crate) fn image(
     Ok(out)
 }
 
-pub(crate) fn info(document: &api::system::Info, version: ApiVersion) -> Result<Value, Failure> {
+/// `devices`: by the names that CDI gives them.
+pub(crate) fn info(
+    document: &api::system::Info,
+    devices: &[String],
+    version: ApiVersion,
+) -> Result<Value, Failure> {
     let mut out = value(document)?;
+    if version.at_least(50) && !devices.is_empty() {
+        let devices = devices.iter().map(|id| json!({"Source": "cdi", "ID": id}));
+        out["DiscoveredDevices"] = devices.collect();
+    }
     if version.at_least(49) {
         out["FirewallBackend"] = json!({"Driver": "nftables"});
     } else {
@@ -370,7 +379,7 @@ mod tests {
                 registry_config: Some(Default::default()),
                 ..Default::default()
             };
-            info(&document, version).unwrap()
+            info(&document, &["v.test/c=x".to_owned()], version).unwrap()
         });
         insta::assert_snapshot!(text);
     }
