@@ -508,6 +508,12 @@ mod tests {
             "networks::",
             "testkit/networks::networks_by_the_docker_command",
         ),
+        ("build::cancel", "daemon/wire::what_is_not_there_says_so"),
+        (
+            "build::prune",
+            "testkit/build::the_cache_is_told_of_and_pruned",
+        ),
+        ("build::", "testkit/build::a_build_by_the_docker_command"),
         ("plimsoll::fsck", "daemon/streams::the_store_is_checked"),
         (
             "plimsoll::doctor",

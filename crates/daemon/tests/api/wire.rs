@@ -89,7 +89,8 @@ fn what_is_not_there_says_so() {
         (get("/swarm"), 503),
         (get("/services"), 503),
         (post("/swarm/init"), 501),
-        (post("/build"), 501),
+        (post("/build?version=2"), 501),
+        (post("/build/cancel"), 501),
         (get("/images/search?term=x"), 501),
         (post("/networks/create"), 400),
         (post("/networks/nope/connect"), 404),
@@ -289,7 +290,11 @@ fn what_is_refused_is_read_first() {
     let engine = Instance::new();
     let mut stream = connect(&engine);
     let body = vec![0; 4 << 20];
-    for path in ["/build", "/containers/nobody/archive?path=/", "/nowhere"] {
+    for path in [
+        "/build?version=2",
+        "/containers/nobody/archive?path=/",
+        "/nowhere",
+    ] {
         let method = if path.contains("archive") {
             "PUT"
         } else {
