@@ -16,7 +16,7 @@ use super::{Attachment, Command, Live, Reply};
 use crate::error::Error;
 use crate::inner::Inner;
 use crate::logdriver::Forwarder;
-use crate::model::{ContainerRecord, NetworkMode, Phase, RestartKind};
+use crate::model::{ContainerRecord, ErrorKind, NetworkMode, Phase, RestartKind};
 use crate::registry::Entry;
 use crate::restart;
 use crate::views::{ContainerPaths, ContainerView, ExitStatus, RemoveOptions, WaitCondition};
@@ -25,6 +25,8 @@ use crate::views::{ContainerPaths, ContainerView, ExitStatus, RemoveOptions, Wai
 const ADOPT_AGAIN: Duration = Duration::from_secs(2);
 /// Commands that wait for the actor; a sender beyond that waits for room.
 const QUEUE: usize = 64;
+/// Nothing is in them any more.
+const JOINED_REMOVAL: Duration = Duration::from_secs(2);
 
 /// What the actor's own tasks tell it.
 #[derive(Debug)]
@@ -716,6 +718,7 @@ impl Actor {
             .map_or(Duration::ZERO, |r| r.since.elapsed());
         if let Some(run) = self.run.take() {
             run.ended.send_replace(true);
+            self.leave_joined_cgroups(&run.live).await;
             self.previous = Some(run.live.shim);
         }
         self.end_execs();
@@ -737,6 +740,26 @@ impl Actor {
         self.emit("die", &exit_attributes(&exit, ran));
         self.resolve_waiters(exit.code, None);
         self.after_exit(&exit, ran, stopping).await;
+    }
+
+    /// The shim removes the cgroups that it made. Those that a change of limits added are the engine's:
+    /// gone before the next start, which may make them again.
+    async fn leave_joined_cgroups(&self, live: &Live) {
+        let made = live.shim.cgroup();
+        let Some(joined) = made.and_then(|made| live.cgroup.beyond(made)) else {
+            return;
+        };
+        let removed = self
+            .engine
+            .blocking("remove the cgroups that it joined", move |_| {
+                let failed = |e| Error::caused(ErrorKind::Internal, "remove its cgroups", e);
+                joined.remove(JOINED_REMOVAL).map_err(failed)
+            })
+            .await;
+        if let Err(error) = removed {
+            // they are found again as strays, by the next engine
+            tracing::warn!(container = self.record.id, error = %error.report(), "a cgroup stays");
+        }
     }
 
     pub(super) fn note_exit(&mut self, exit: &ExitRecord) {
