@@ -80,6 +80,7 @@ impl Sniffed {
                 self.state = State::Blind;
                 break;
             };
+            let len = super::target::encode_refused(&mut self.held, len);
             let judged = judge(&self.held[..len]);
             if judged.raw {
                 self.held.splice(..b"POST".len(), *b"CONNECT");

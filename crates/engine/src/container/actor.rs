@@ -33,12 +33,12 @@ const JOINED_REMOVAL: Duration = Duration::from_secs(2);
 pub(super) enum Internal {
     /// Of a container that was taken up.
     SettleNetworks,
-    Launched(Result<Box<Started>, StartFailure>),
+    Launched(Result<Box<Started>, Box<StartFailure>>),
     Removed(Result<(), Error>),
     /// Of the run with this pid.
     Health(i32, shim::Health),
     /// What a shim that had been mute said when it was asked again.
-    Found(Found),
+    Found(Box<Found>),
 }
 
 pub(super) struct Stopping {
@@ -219,6 +219,7 @@ fn view_of(
         paths: paths(engine, record),
         image_name: record.spec.image.clone(),
         membership: engine.networks.membership(&record.id),
+        rendered: std::sync::OnceLock::new(),
         record: record.clone(),
     }
 }
@@ -292,7 +293,7 @@ impl Actor {
             let (engine, record, tell) = (self.engine.clone(), self.record.clone(), self.teller());
             tokio::spawn(async move {
                 let found = crate::reconcile::adopt(&engine, (*record).clone()).await;
-                drop(tell.send(Internal::Found(found)));
+                drop(tell.send(Internal::Found(Box::new(found))));
             });
             return;
         }
@@ -353,7 +354,7 @@ impl Actor {
     async fn internal(&mut self, internal: Internal) {
         match internal {
             Internal::Launched(Ok(started)) => self.launched(*started),
-            Internal::Launched(Err(failure)) => self.launch_failed(failure).await,
+            Internal::Launched(Err(failure)) => self.launch_failed(*failure).await,
             Internal::SettleNetworks => self.settle_networks().await,
             Internal::Health(pid, health) => {
                 if self.run.as_ref().is_some_and(|r| r.live.pid == pid) {
@@ -361,7 +362,7 @@ impl Actor {
                 }
             }
             Internal::Removed(result) => self.removed(result),
-            Internal::Found(found) if self.phase == Phase::Dead => self.take_up(found),
+            Internal::Found(found) if self.phase == Phase::Dead => self.take_up(*found),
             Internal::Found(_) => {}
         }
         while self.phase != Phase::Starting {
@@ -558,7 +559,7 @@ impl Actor {
         tokio::spawn(async move {
             let outcome = launch.await;
             // the actor outlives its launches except at shutdown, where the shim lives on
-            drop(tell.send(Internal::Launched(outcome)));
+            drop(tell.send(Internal::Launched(outcome.map_err(Box::new))));
         });
     }
 
