@@ -283,7 +283,11 @@ fn list(engine: &Engine, path: &str) -> Result<f64, Failed> {
 }
 
 fn rows(options: &Options, figures: &Figures, table: &mut Table) {
-    let n = options.containers;
+    rows_of_load(options.containers, figures, table);
+    rows_of_one(options.containers, figures, table);
+}
+
+fn rows_of_load(n: usize, figures: &Figures, table: &mut Table) {
     let load = format!("{CLIENTS} clients, {n} containers");
     let five = [Target::AtMost(5.0)];
     table.row(
@@ -320,6 +324,9 @@ fn rows(options: &Options, figures: &Figures, table: &mut Table) {
             &[],
         );
     }
+}
+
+fn rows_of_one(n: usize, figures: &Figures, table: &mut Table) {
     let what = format!("one-shot stats of {STATS} containers, one after the other");
     table.row(&what, "ms", &figures.of("stats"), &[Target::AtMost(100.0)]);
     table.rate(

@@ -7,8 +7,8 @@ use super::random::Random;
 
 /// `None`: this route takes none.
 pub(super) fn valid(random: &mut Random, pattern: &str, dir: &str) -> Option<Value> {
-    let network = *random.pick(&["n0", "n1", "n2"]);
-    let volume = *random.pick(&["v0", "v1", "v2", ""]);
+    let name = *random.pick(&["n0", "n1", "n2"]);
+    let volume_name = *random.pick(&["v0", "v1", "v2", ""]);
     Some(match pattern {
         "/containers/create" => create(random, dir),
         "/commit" => json!({"Cmd": ["true"], "Env": ["A=b"], "Labels": {"fuzz": "1"}, "User": "0"}),
@@ -16,49 +16,12 @@ pub(super) fn valid(random: &mut Random, pattern: &str, dir: &str) -> Option<Val
         "/containers/{id}/exec" => with(
             random,
             json!({"Cmd": ["true"], "AttachStdout": true}),
-            &[
-                ("AttachStdin", json!(true)),
-                ("AttachStderr", json!(true)),
-                ("Tty", json!(true)),
-                ("ConsoleSize", json!([24, 80])),
-                ("DetachKeys", json!("ctrl-p,ctrl-q")),
-                ("Env", json!(["X=y", "X"])),
-                ("WorkingDir", json!("/tmp")),
-                ("User", json!("1000:1000")),
-                ("Privileged", json!(true)),
-                ("Cmd", json!(["no-such-program"])),
-            ],
+            &exec(),
         ),
         "/exec/{id}/start" => {
             json!({"Detach": random.one_in(2), "Tty": false, "ConsoleSize": [1, 1]})
         }
-        "/networks/create" => with(
-            random,
-            json!({"Name": network}),
-            &[
-                ("Driver", json!("bridge")),
-                ("Internal", json!(true)),
-                ("Attachable", json!(true)),
-                ("EnableIPv6", json!(true)),
-                ("EnableIPv4", json!(false)),
-                ("CheckDuplicate", json!(true)),
-                ("Labels", json!({"fuzz": "1"})),
-                ("Options", json!({"com.docker.network.driver.mtu": "1400"})),
-                (
-                    "Options",
-                    json!({"com.docker.network.bridge.name": "fuzz0"}),
-                ),
-                ("Options", json!({"parent": "lo"})),
-                (
-                    "IPAM",
-                    json!({"Driver": "default", "Config": [
-                    {"Subnet": "10.7.0.0/24", "Gateway": "10.7.0.1", "IPRange": "10.7.0.128/25"}]}),
-                ),
-                ("IPAM", json!({"Config": [{"Subnet": "fd00:7::/64"}]})),
-                ("ConfigFrom", json!({"Network": ""})),
-                ("Scope", json!("local")),
-            ],
-        ),
+        "/networks/create" => with(random, json!({"Name": name}), &network()),
         "/networks/{id}/connect" => json!({
             "Container": *random.pick(&["t0", "t1", "t2"]),
             "EndpointConfig": {
@@ -71,23 +34,7 @@ pub(super) fn valid(random: &mut Random, pattern: &str, dir: &str) -> Option<Val
             },
         }),
         "/networks/{id}/disconnect" => json!({"Container": "t0", "Force": random.one_in(2)}),
-        "/volumes/create" => with(
-            random,
-            json!({"Name": volume}),
-            &[
-                ("Driver", json!("local")),
-                ("Labels", json!({"fuzz": "1"})),
-                (
-                    "DriverOpts",
-                    json!({"type": "tmpfs", "device": "tmpfs", "o": "size=1m,uid=1000"}),
-                ),
-                (
-                    "DriverOpts",
-                    json!({"type": "none", "o": "bind", "device": format!("{dir}/given")}),
-                ),
-                ("ClusterVolumeSpec", json!({})),
-            ],
-        ),
+        "/volumes/create" => with(random, json!({"Name": volume_name}), &volume(dir)),
         "/auth" => json!({"username": "x", "password": "y", "serveraddress": "127.0.0.1:1"}),
         "/swarm/init" | "/swarm/join" => json!({"ListenAddr": "0.0.0.0:2377", "RemoteAddrs": []}),
         "/containers/{id}/checkpoints" => json!({"CheckpointID": "x", "Exit": true}),
@@ -102,6 +49,63 @@ fn with(random: &mut Random, mut body: Value, fields: &[(&str, Value)]) -> Value
         body[*name] = value.clone();
     }
     body
+}
+
+fn exec() -> Vec<(&'static str, Value)> {
+    vec![
+        ("AttachStdin", json!(true)),
+        ("AttachStderr", json!(true)),
+        ("Tty", json!(true)),
+        ("ConsoleSize", json!([24, 80])),
+        ("DetachKeys", json!("ctrl-p,ctrl-q")),
+        ("Env", json!(["X=y", "X"])),
+        ("WorkingDir", json!("/tmp")),
+        ("User", json!("1000:1000")),
+        ("Privileged", json!(true)),
+        ("Cmd", json!(["no-such-program"])),
+    ]
+}
+
+fn network() -> Vec<(&'static str, Value)> {
+    vec![
+        ("Driver", json!("bridge")),
+        ("Internal", json!(true)),
+        ("Attachable", json!(true)),
+        ("EnableIPv6", json!(true)),
+        ("EnableIPv4", json!(false)),
+        ("CheckDuplicate", json!(true)),
+        ("Labels", json!({"fuzz": "1"})),
+        ("Options", json!({"com.docker.network.driver.mtu": "1400"})),
+        (
+            "Options",
+            json!({"com.docker.network.bridge.name": "fuzz0"}),
+        ),
+        ("Options", json!({"parent": "lo"})),
+        (
+            "IPAM",
+            json!({"Driver": "default", "Config": [
+                    {"Subnet": "10.7.0.0/24", "Gateway": "10.7.0.1", "IPRange": "10.7.0.128/25"}]}),
+        ),
+        ("IPAM", json!({"Config": [{"Subnet": "fd00:7::/64"}]})),
+        ("ConfigFrom", json!({"Network": ""})),
+        ("Scope", json!("local")),
+    ]
+}
+
+fn volume(dir: &str) -> Vec<(&'static str, Value)> {
+    vec![
+        ("Driver", json!("local")),
+        ("Labels", json!({"fuzz": "1"})),
+        (
+            "DriverOpts",
+            json!({"type": "tmpfs", "device": "tmpfs", "o": "size=1m,uid=1000"}),
+        ),
+        (
+            "DriverOpts",
+            json!({"type": "none", "o": "bind", "device": format!("{dir}/given")}),
+        ),
+        ("ClusterVolumeSpec", json!({})),
+    ]
 }
 
 fn update() -> Vec<(&'static str, Value)> {
