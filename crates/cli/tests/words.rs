@@ -36,7 +36,7 @@ fn errors() {
         &["run", "-p", "x:80", "x"],
         &["run", "--link-local-ip", "y", "x"],
         &["network", "frobnicate"],
-        &["run", "--gpus", "all", "x"],
+        &["run", "--storage-opt", "size=1g", "x"],
         &["run", "--pull", "always", "x"],
         &["run", "-d", "-a", "stdout", "x"],
         &["run", "-it", "x"],
