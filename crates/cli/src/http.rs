@@ -114,6 +114,17 @@ impl Client {
         self.get(path)?.json()
     }
 
+    /// As [`Client::get_json`], for lists that may be long: read at once, and with care only where `null`
+    /// stands for something.
+    pub(crate) fn get_list<T: DeserializeOwned>(&self, path: &str) -> Result<Vec<T>, HttpError> {
+        let response = self.get(path)?;
+        let what = response.what.clone();
+        let bytes = response.bytes()?;
+        serde_json::from_slice(&bytes)
+            .or_else(|_| api::decode(&bytes))
+            .map_err(|source| HttpError::Decode { what, source })
+    }
+
     /// A POST whose answer has nothing we need.
     pub(crate) fn post(&self, path: &str) -> Result<(), HttpError> {
         self.send("POST", path, Body::Empty)?.discard()

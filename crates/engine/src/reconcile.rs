@@ -155,6 +155,7 @@ pub(crate) async fn adopt(engine: &Arc<Inner>, record: ContainerRecord) -> Found
         Ok((shim, status)) => {
             let cgroup = shim.cgroup().cloned();
             let cgroup = cgroup.unwrap_or_else(|| container::cgroup_found(engine, &record));
+            let cgroup = container::with_joined(engine, &record, cgroup);
             Found::Running {
                 shim,
                 status: Box::new(status),

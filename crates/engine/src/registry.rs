@@ -36,8 +36,27 @@ pub(crate) struct Map {
     by_id: BTreeMap<Arc<str>, Arc<Entry>>,
     /// Also names of containers that are just being made: id without an entry.
     by_name: HashMap<Arc<str>, Arc<str>>,
-    /// In order of creation.
+    /// In order of creation, by [`Entry::made`].
     order: Vec<Arc<Entry>>,
+}
+
+impl Entry {
+    /// When it was made; its id where several were at once.
+    fn made(&self) -> (jiff::Timestamp, Arc<str>) {
+        let made = self.view.load().record.created.parse();
+        (made.unwrap_or_default(), self.id.clone())
+    }
+}
+
+impl Map {
+    /// Where it belongs, which is at the end but for those that are being made at the same time: the next
+    /// engine must not show another order.
+    fn put_in_order(&mut self, entry: Arc<Entry>) {
+        let made = entry.made();
+        let later = self.order.iter().rev().take_while(|e| e.made() > made);
+        let at = self.order.len() - later.count();
+        self.order.insert(at, entry);
+    }
 }
 
 impl Registry {
@@ -75,7 +94,7 @@ impl Registry {
     pub(crate) fn insert(&self, entry: Arc<Entry>) {
         let done = self.change(|map| {
             map.by_id.insert(entry.id.clone(), entry.clone());
-            map.order.push(entry);
+            map.put_in_order(entry);
             Ok(())
         });
         debug_assert!(done.is_ok(), "inserting cannot fail");
@@ -88,7 +107,7 @@ impl Registry {
                 let name: Arc<str> = entry.view.load().record.name.as_str().into();
                 map.by_name.entry(name).or_insert_with(|| entry.id.clone());
                 map.by_id.insert(entry.id.clone(), entry.clone());
-                map.order.push(entry);
+                map.put_in_order(entry);
             }
             Ok(())
         });

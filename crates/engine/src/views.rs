@@ -103,6 +103,8 @@ pub struct ContainerView {
     pub image_name: String,
     /// Its place in its networks, where it runs.
     pub membership: Option<Arc<crate::networks::Membership>>,
+    /// What a front door has made of this view for its lists, made once and gone with it.
+    pub rendered: std::sync::OnceLock<[bytes::Bytes; 2]>,
 }
 
 impl ContainerView {

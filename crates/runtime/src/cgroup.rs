@@ -445,7 +445,8 @@ impl Cgroup {
     }
 
     /// These directories and those that further limits need.
-    pub(crate) fn extended(&self, facts: &CgroupFacts, resources: &LinuxResources) -> Self {
+    #[must_use]
+    pub fn extended(&self, facts: &CgroupFacts, resources: &LinuxResources) -> Self {
         let mut all = self.clone();
         let Some(any) = self.dirs.iter().find(|d| !d.v2) else {
             return all;
@@ -473,6 +474,23 @@ impl Cgroup {
             });
         }
         all
+    }
+
+    /// The directories that `other` has not: what [`Cgroup::update`] joined after a start, for whoever
+    /// removes them. `None`: there are none.
+    #[must_use]
+    pub fn beyond(&self, other: &Self) -> Option<Self> {
+        let dirs = self.dirs.iter().filter(|d| !other.dirs.contains(d));
+        let dirs: Vec<Dir> = dirs.cloned().collect();
+        (!dirs.is_empty()).then_some(Self { dirs, scope: None })
+    }
+
+    /// Together with the directories that only `other` has.
+    #[must_use]
+    pub fn and(mut self, other: &Self) -> Self {
+        let more = other.beyond(&self);
+        self.dirs.extend(more.into_iter().flat_map(|m| m.dirs));
+        self
     }
 
     fn move_all_into(&self, dir: &Dir) -> Result<(), CgroupError> {

@@ -410,6 +410,8 @@ fn connect(path: &Path) -> Result<Connection, MetaError> {
     db.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
     db.pragma_update(None, "journal_mode", "WAL")?;
     db.pragma_update(None, "synchronous", "FULL")?;
+    // what is sorted and what a statement may have to undo stays out of the host's /var/tmp
+    db.pragma_update(None, "temp_store", "MEMORY")?;
     db.set_prepared_statement_cache_capacity(64);
     Ok(db)
 }

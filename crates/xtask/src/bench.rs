@@ -10,11 +10,13 @@
 //! peers     how each engine is started, asked, and what its processes are
 //! measure   the measurements
 //! unpack    a large image against gzip | tar
+//! api       the API under load: a page of its own
 //! oci       the runtime alone beside crun and runc: a page of its own
 //! network   links, ports, names, throughput: a page of its own
 //! report    the table, with the issue's targets
 //! ```
 
+mod api;
 mod measure;
 mod meter;
 mod network;
@@ -41,9 +43,11 @@ struct Options {
 }
 
 const ENGINES: [&str; 3] = ["plimsoll", "docker", "podman"];
-const PARTS: [&str; 7] = [
-    "run", "api", "parallel", "unpack", "floor", "oci", "network",
+const PARTS: [&str; 8] = [
+    "run", "calls", "parallel", "unpack", "floor", "api", "oci", "network",
 ];
+/// Those with a page of their own.
+const PAGES: [&str; 3] = ["api", "oci", "network"];
 
 fn options(arguments: &[String]) -> Result<Options, Failed> {
     let mut options = Options {
@@ -77,9 +81,9 @@ impl Options {
         self.engines.iter().any(|e| e != "plimsoll")
     }
 
-    /// Whether this part has a page of its own and is all that is asked for.
-    fn is_alone(&self, part: &str) -> bool {
-        matches!(self.parts.as_slice(), [one] if one == part)
+    /// Whether nothing is asked for but what has pages of its own.
+    fn is_pages(&self) -> bool {
+        !self.parts.is_empty() && self.parts.iter().all(|p| PAGES.contains(&p.as_str()))
     }
 
     fn wants(&self, part: &str) -> bool {
@@ -163,7 +167,10 @@ pub(crate) fn bench(arguments: &[String]) -> Result<(), Failed> {
     if options.wants("network") {
         network::network(&options)?;
     }
-    if options.is_alone("oci") || options.is_alone("network") {
+    if options.wants("api") {
+        api::api(&options)?;
+    }
+    if options.is_pages() {
         return Ok(());
     }
     let mut table = report::Table::default();

@@ -173,7 +173,7 @@ fn ps(context: &Context, mut o: ListOptions, _: Vec<String>) -> Outcome {
         .flag("size", o.size || mentions_size)
         .with_some("limit", (o.last > 0).then(|| o.last.to_string()).as_deref());
     let query = with_filters(query, &std::mem::take(&mut o.filters));
-    let list: Vec<ContainerSummary> = context.client.get_json(&query.build())?;
+    let list: Vec<ContainerSummary> = context.client.get_list(&query.build())?;
     let now = Timestamp::now();
     let rows: Vec<Row> = list.iter().map(|c| ps_row(c, o.no_trunc, now)).collect();
     let mut default =

@@ -59,12 +59,17 @@ impl Upload {
         let Some(body) = self.body.as_mut() else {
             return Ok(Bytes::new());
         };
+        let too_large = || {
+            let message = format!("the body is larger than {BODY_LIMIT} bytes");
+            Failure::new(StatusCode::PAYLOAD_TOO_LARGE, message)
+        };
+        // where its length is told, nothing of it is kept
+        if body.size_hint().lower() > BODY_LIMIT as u64 {
+            return Err(too_large());
+        }
         match Limited::new(body, BODY_LIMIT).collect().await {
             Ok(body) => Ok(body.to_bytes()),
-            Err(error) if error.is::<http_body_util::LengthLimitError>() => Err(Failure::new(
-                StatusCode::PAYLOAD_TOO_LARGE,
-                format!("the body is larger than {BODY_LIMIT} bytes"),
-            )),
+            Err(error) if error.is::<http_body_util::LengthLimitError>() => Err(too_large()),
             Err(error) => Err(Failure::invalid(format!(
                 "the body could not be read: {error}"
             ))),

@@ -148,6 +148,7 @@ impl Sniffed {
             let too_long = self.held.len() > HEAD_LIMIT;
             return too_long.then_some((self.held.len(), State::Blind));
         };
+        let len = super::target::encode_refused(&mut self.held, len);
         let judged = judge(&self.held[..len]);
         if judged.raw {
             self.held.splice(..b"POST".len(), *b"CONNECT");

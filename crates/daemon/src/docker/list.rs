@@ -9,8 +9,8 @@ use regex_lite::Regex;
 use super::answer::{Answer, ok};
 use super::call::Call;
 use super::failure::Failure;
-use super::time;
 use super::translate::{inspect, summary, versions};
+use super::{lines, time};
 
 const CONTAINER_FILTERS: &[&str] = &[
     "ancestor",
@@ -54,11 +54,16 @@ pub(super) async fn containers(call: Call) -> Answer {
         .filter(|view| wanted.matches(view))
         .take(limit.unwrap_or(usize::MAX))
         .collect();
+    let sized = call.query.on("size");
+    if !sized && versions::has_whole_lines(call.version) {
+        let chosen = chosen.into_iter().cloned().collect();
+        return Ok(lines::answer(chosen));
+    }
     let mut lines: Vec<_> = chosen.iter().map(|view| summary::container(view)).collect();
     for line in &mut lines {
         versions::line(line, call.version);
     }
-    if call.query.on("size") {
+    if sized {
         for line in &mut lines {
             let size = engine.container_size(&line.id).await?;
             line.size_rw = i64::try_from(size.size_rw).unwrap_or(i64::MAX);
@@ -139,9 +144,12 @@ impl<'a> ContainerFilter<'a> {
 
     fn matches(&self, view: &ContainerView) -> bool {
         let f = self.filters;
-        let slashed = format!("/{}", view.name());
-        let created = nanoseconds(&view.record.created);
-        (self.names.matches(view.name()) || self.names.matches(&slashed))
+        let created = || nanoseconds(&view.record.created);
+        let is_named = || {
+            let slashed = format!("/{}", view.name());
+            self.names.matches(view.name()) || self.names.matches(&slashed)
+        };
+        (self.names.is_any() || is_named())
             && self.ids.matches(view.id())
             && self.statuses.matches(inspect::status(view.phase))
             && (self.exited.is_empty()
@@ -149,8 +157,8 @@ impl<'a> ContainerFilter<'a> {
                     && inspect::status(view.phase) == "exited"))
             && f.labels_match(&view.record.spec.labels)
             && (!f.contains("ancestor") || self.descends(&view.record.image_id))
-            && self.before.is_none_or(|t| created < t)
-            && self.since.is_none_or(|t| created > t)
+            && self.before.is_none_or(|t| created() < t)
+            && self.since.is_none_or(|t| created() > t)
             && f.any("volume", |v| {
                 view.record
                     .mounts
@@ -221,6 +229,11 @@ impl Patterns {
                 .map(|v| (v.clone(), Regex::new(v).ok()))
                 .collect(),
         )
+    }
+
+    /// Nothing is asked.
+    fn is_any(&self) -> bool {
+        self.0.is_empty()
     }
 
     fn matches(&self, text: &str) -> bool {

@@ -6,9 +6,11 @@
 //!   authz     who is asked whether it may
 //!   audit     where it is written what it changed
 //!   hijack    what hyper can't: taking the connection over after a plain 200
+//!   target    what hyper refuses in a request's target, and dockerd takes
 //!   router    method and path to handler; the table of all routes
 //!   call      one request: version, query, body
 //!   answer    one response: JSON, lines, streams
+//!   lines     the list of containers, each line written once
 //!   failure   every error's status and body
 //! build     builds: messages while they go on
 //! system containers websocket streams exec archive images volumes networks absent plimsoll   handlers
@@ -32,6 +34,7 @@ mod exec;
 mod failure;
 mod hijack;
 mod images;
+mod lines;
 mod list;
 mod networks;
 mod peer;
@@ -41,6 +44,7 @@ mod router;
 mod stats;
 mod streams;
 mod system;
+mod target;
 mod time;
 mod translate;
 mod volumes;

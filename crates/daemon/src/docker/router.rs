@@ -442,6 +442,12 @@ mod tests {
 
     /// Which test shows a handler at work; the first that fits. `cargo xtask tidy` looks whether they are there.
     const SHOWN_BY: &[(&str, &str)] = &[
+        ("build::cancel", "daemon/wire::what_is_not_there_says_so"),
+        (
+            "build::prune",
+            "testkit/build::the_cache_is_told_of_and_pruned",
+        ),
+        ("build::", "testkit/build::a_build_by_the_docker_command"),
         ("absent::", "daemon/wire::what_is_not_there_says_so"),
         ("system::ping", "daemon/wire::versions_are_negotiated"),
         ("system::", "daemon/docker_cli::the_system_and_its_prunes"),

@@ -16,7 +16,7 @@ use super::{Attachment, Command, Live, Reply};
 use crate::error::Error;
 use crate::inner::Inner;
 use crate::logdriver::Forwarder;
-use crate::model::{ContainerRecord, NetworkMode, Phase, RestartKind};
+use crate::model::{ContainerRecord, ErrorKind, NetworkMode, Phase, RestartKind};
 use crate::registry::Entry;
 use crate::restart;
 use crate::views::{ContainerPaths, ContainerView, ExitStatus, RemoveOptions, WaitCondition};
@@ -25,18 +25,20 @@ use crate::views::{ContainerPaths, ContainerView, ExitStatus, RemoveOptions, Wai
 const ADOPT_AGAIN: Duration = Duration::from_secs(2);
 /// Commands that wait for the actor; a sender beyond that waits for room.
 const QUEUE: usize = 64;
+/// Nothing is in them any more.
+const JOINED_REMOVAL: Duration = Duration::from_secs(2);
 
 /// What the actor's own tasks tell it.
 #[derive(Debug)]
 pub(super) enum Internal {
     /// Of a container that was taken up.
     SettleNetworks,
-    Launched(Result<Box<Started>, StartFailure>),
+    Launched(Result<Box<Started>, Box<StartFailure>>),
     Removed(Result<(), Error>),
     /// Of the run with this pid.
     Health(i32, shim::Health),
     /// What a shim that had been mute said when it was asked again.
-    Found(Found),
+    Found(Box<Found>),
 }
 
 pub(super) struct Stopping {
@@ -217,6 +219,7 @@ fn view_of(
         paths: paths(engine, record),
         image_name: record.spec.image.clone(),
         membership: engine.networks.membership(&record.id),
+        rendered: std::sync::OnceLock::new(),
         record: record.clone(),
     }
 }
@@ -290,7 +293,7 @@ impl Actor {
             let (engine, record, tell) = (self.engine.clone(), self.record.clone(), self.teller());
             tokio::spawn(async move {
                 let found = crate::reconcile::adopt(&engine, (*record).clone()).await;
-                drop(tell.send(Internal::Found(found)));
+                drop(tell.send(Internal::Found(Box::new(found))));
             });
             return;
         }
@@ -351,7 +354,7 @@ impl Actor {
     async fn internal(&mut self, internal: Internal) {
         match internal {
             Internal::Launched(Ok(started)) => self.launched(*started),
-            Internal::Launched(Err(failure)) => self.launch_failed(failure).await,
+            Internal::Launched(Err(failure)) => self.launch_failed(*failure).await,
             Internal::SettleNetworks => self.settle_networks().await,
             Internal::Health(pid, health) => {
                 if self.run.as_ref().is_some_and(|r| r.live.pid == pid) {
@@ -359,7 +362,7 @@ impl Actor {
                 }
             }
             Internal::Removed(result) => self.removed(result),
-            Internal::Found(found) if self.phase == Phase::Dead => self.take_up(found),
+            Internal::Found(found) if self.phase == Phase::Dead => self.take_up(*found),
             Internal::Found(_) => {}
         }
         while self.phase != Phase::Starting {
@@ -556,7 +559,7 @@ impl Actor {
         tokio::spawn(async move {
             let outcome = launch.await;
             // the actor outlives its launches except at shutdown, where the shim lives on
-            drop(tell.send(Internal::Launched(outcome)));
+            drop(tell.send(Internal::Launched(outcome.map_err(Box::new))));
         });
     }
 
@@ -716,6 +719,7 @@ impl Actor {
             .map_or(Duration::ZERO, |r| r.since.elapsed());
         if let Some(run) = self.run.take() {
             run.ended.send_replace(true);
+            self.leave_joined_cgroups(&run.live).await;
             self.previous = Some(run.live.shim);
         }
         self.end_execs();
@@ -737,6 +741,26 @@ impl Actor {
         self.emit("die", &exit_attributes(&exit, ran));
         self.resolve_waiters(exit.code, None);
         self.after_exit(&exit, ran, stopping).await;
+    }
+
+    /// The shim removes the cgroups that it made. Those that a change of limits added are the engine's:
+    /// gone before the next start, which may make them again.
+    async fn leave_joined_cgroups(&self, live: &Live) {
+        let made = live.shim.cgroup();
+        let Some(joined) = made.and_then(|made| live.cgroup.beyond(made)) else {
+            return;
+        };
+        let removed = self
+            .engine
+            .blocking("remove the cgroups that it joined", move |_| {
+                let failed = |e| Error::caused(ErrorKind::Internal, "remove its cgroups", e);
+                joined.remove(JOINED_REMOVAL).map_err(failed)
+            })
+            .await;
+        if let Err(error) = removed {
+            // they are found again as strays, by the next engine
+            tracing::warn!(container = self.record.id, error = %error.report(), "a cgroup stays");
+        }
     }
 
     pub(super) fn note_exit(&mut self, exit: &ExitRecord) {

@@ -52,7 +52,7 @@ pub(crate) use exec::{ExecCell, Execs, open_root, start as start_exec};
 pub use health::word as health_word;
 pub(crate) use health::{check as check_health, inherit as inherit_health};
 pub(crate) use launch::LOG_FILE;
-pub(crate) use prepare::{cgroup_found, hostname, mount_root};
+pub(crate) use prepare::{cgroup_found, hostname, mount_root, with_joined};
 
 use crate::error::Error;
 use crate::model::EndpointSpec;

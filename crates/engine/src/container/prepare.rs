@@ -295,6 +295,15 @@ pub(crate) fn cgroup_found(inner: &Inner, record: &ContainerRecord) -> Cgroup {
     Cgroup::find(facts, &inner.instance, &record.id, cgroup_parent(record))
 }
 
+/// Of one that runs: with what a change of its limits has joined since its start, also one that failed
+/// and is on no record. On a host of one hierarchy there is nothing to join.
+pub(crate) fn with_joined(inner: &Inner, record: &ContainerRecord, made: Cgroup) -> Cgroup {
+    if inner.config.facts.cgroup.hierarchies.len() < 2 {
+        return made;
+    }
+    made.and(&cgroup_found(inner, record))
+}
+
 fn cgroup_parent(record: &ContainerRecord) -> Option<&Path> {
     let parent = &record.spec.host.cgroup_parent;
     (!parent.is_empty()).then(|| Path::new(parent))

@@ -398,8 +398,11 @@ impl Actor {
             crate::create::check_resources(&mut host.resources, &self.engine.config.facts)?;
         let limits =
             ocispec::resources(&host.resources, &crate::devices::numbers(&host.resources))?;
-        if let Some(run) = &self.run {
+        if let Some(run) = &mut self.run {
             let cgroup = run.live.cgroup.clone();
+            // known before it is made: whatever comes of it is removed with the rest
+            let joined = cgroup.extended(&self.engine.config.facts.cgroup, &limits);
+            run.live.cgroup = Arc::new(joined);
             let refused = self
                 .engine
                 .blocking("change the container's limits", move |inner| {

@@ -84,8 +84,8 @@ pub(crate) fn all(
     if options.wants("run") {
         run(options, engines, table)?;
     }
-    if options.wants("api") {
-        api(options, engines, table)?;
+    if options.wants("calls") {
+        calls(options, engines, table)?;
     }
     if options.wants("parallel") {
         parallel(options, engines, table)?;
@@ -229,7 +229,7 @@ pub(super) fn post(engine: &Engine, path: &str, body: &Value) -> Result<Value, S
     }
 }
 
-fn create(engine: &Engine, command: &[&str]) -> Result<String, String> {
+pub(super) fn create(engine: &Engine, command: &[&str]) -> Result<String, String> {
     let made = post(engine, "/containers/create", &body(engine, command))?;
     made["Id"].as_str().map(str::to_owned).ok_or("no id".into())
 }
@@ -262,7 +262,7 @@ pub(super) fn remove(engine: &Engine, id: &str) -> Result<(), String> {
 
 const POLITE: [&str; 3] = ["sh", "-c", "trap 'exit 0' TERM; sleep 1000 & wait"];
 
-fn api(options: &Options, engines: &[Engine], table: &mut Table) -> Result<(), Failed> {
+fn calls(options: &Options, engines: &[Engine], table: &mut Table) -> Result<(), Failed> {
     let names = ["create", "start", "exec", "stop", "rm", "create + start"];
     let mut samples: Vec<Samples> = names.iter().map(|_| Samples::default()).collect();
     for round in 0..=options.rounds {

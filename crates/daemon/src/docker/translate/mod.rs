@@ -11,4 +11,4 @@ mod unbuilt;
 pub(super) mod versions;
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -40,7 +40,7 @@ pub(crate) fn container(view: &ContainerView) -> ContainerSummary {
 }
 
 /// "Up 4 minutes", "Exited (0) 2 hours ago".
-fn status(view: &ContainerView) -> String {
+pub(crate) fn status(view: &ContainerView) -> String {
     let since = |time: &Option<String>| {
         time.as_deref()
             .map_or_else(|| "an unknown time".to_owned(), time::ago)

@@ -37,7 +37,7 @@ const FULL: &str = r#"{
   "NetworkingConfig": {"EndpointsConfig": {"none": {"IPAMConfig": null, "Links": null, "Aliases": null, "MacAddress": ""}}}
 }"#;
 
-pub(super) fn view(spec: ContainerSpec) -> ContainerView {
+pub(in crate::docker) fn view(spec: ContainerSpec) -> ContainerView {
     let mounts = spec
         .host
         .mounts
@@ -84,6 +84,7 @@ pub(super) fn view(spec: ContainerSpec) -> ContainerView {
         },
         image_name: "busybox:latest".to_owned(),
         membership: None,
+        rendered: std::sync::OnceLock::new(),
     }
 }
 

@@ -103,8 +103,13 @@ pub(crate) fn meant(spec: &mut ContainerSpec, version: ApiVersion) {
 
 // ---- answers
 
+/// Whether [`line`] leaves a line as it is.
+pub(crate) fn has_whole_lines(version: ApiVersion) -> bool {
+    version.at_least(46)
+}
+
 pub(crate) fn line(line: &mut ContainerSummary, version: ApiVersion) {
-    if !version.at_least(46) {
+    if !has_whole_lines(version) {
         line.host_config.annotations = None;
     }
 }
