@@ -103,7 +103,7 @@ pub(crate) fn meant(spec: &mut ContainerSpec, version: ApiVersion) {
 
 // ---- answers
 
-/// Whether [`line`] leaves a line as it is.
+/// Whether [`line()`] leaves a line as it is.
 pub(crate) fn has_whole_lines(version: ApiVersion) -> bool {
     version.at_least(46)
 }
