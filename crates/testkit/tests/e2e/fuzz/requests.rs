@@ -35,12 +35,17 @@ impl Target {
         let table = page.split_once("<!-- routes -->").expect("its mark").1;
         let row = |line: &str| {
             let mut cells = line.split('|').map(str::trim);
-            let (method, path, state) = (cells.nth(1)?, cells.next()?, cells.next()?);
+            // between them: since which version
+            let (method, path, state) = (cells.nth(1)?, cells.next()?, cells.nth(1)?);
             let path = path.strip_prefix('`')?.strip_suffix('`')?;
             Some((method.to_owned(), path.to_owned(), state == "built"))
         };
         let routes: Vec<_> = table.lines().filter_map(row).collect();
-        assert!(routes.len() > 100, "the table of routes was read");
+        let built = routes.iter().filter(|r| r.2).count();
+        assert!(
+            built > 60 && routes.len() > 100,
+            "the table of routes was read"
+        );
         let some = |built: bool| {
             let some = routes.iter().filter(|r| r.2 == built);
             some.map(|r| (r.0.clone(), r.1.clone())).collect()
