@@ -193,7 +193,9 @@ fn gelf_over_udp_and_tcp() {
     let sink = collect(listener);
     let options = json!({"gelf-address": format!("tcp://{address}")});
     run(&instance, "two", BOTH, driver("gelf", options));
-    let text = until_text(&sink, &["to out", "to err"]);
+    // the command, which is in each document, says the same words
+    let wanted = ["to out", "to err"].map(|m| format!("\"short_message\":\"{m}\""));
+    let text = until_text(&sink, &wanted.each_ref().map(String::as_str));
     let documents: Vec<Value> = text
         .split_terminator('\0')
         .map(|t| serde_json::from_str(t).unwrap())
