@@ -291,11 +291,6 @@ pub(crate) fn restart_policy(text: &str) -> Result<(String, i64), String> {
         .map_err(|_| "invalid restart policy format: maximum retry count must be an integer".into())
 }
 
-/// `vendor.com/class=name`: no path of the host.
-pub(crate) fn is_cdi_device(text: &str) -> bool {
-    daemon::is_cdi_device(text)
-}
-
 /// `/dev/a[:/dev/b][:rwm]`.
 pub(crate) fn device(text: &str) -> Result<(String, String, String), String> {
     let is_mode = |s: &str| !s.is_empty() && s.chars().all(|c| "rwm".contains(c));

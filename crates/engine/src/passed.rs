@@ -321,12 +321,9 @@ fn in_memory<'a>(
     inner: &'a Inner,
     record: &'a ContainerRecord,
 ) -> impl Iterator<Item = &'a MountPoint> {
-    let list = inner.volumes.load_full();
     let volumes = record.mounts.iter();
     volumes.filter(move |m| {
-        let info = list.iter().find(|v| v.name == m.name);
-        m.kind == MountKind::Volume
-            && info.is_some_and(|v| Kind::parse(&v.options).is_ok_and(|k| k.is_in_memory()))
+        m.kind == MountKind::Volume && kind_of(inner, &m.name).is_ok_and(|k| k.is_in_memory())
     })
 }
 

@@ -4,7 +4,7 @@ use std::io::{self, Read, Write};
 
 use serde_json::json;
 
-use super::lists::{FORMAT_HELP, ListOptions};
+use super::lists::{FORMAT, ListOptions};
 use crate::contexts::{self, DEFAULT, Stored};
 use crate::flags::{refused, switch, value};
 use crate::login;
@@ -23,16 +23,7 @@ pub(crate) static LS: Verb<ListOptions> = Verb {
     interspersed: true,
     flags: &[&[
         switch("quiet", Some('q'), |o, v| o.quiet = v, "Only names"),
-        value(
-            "format",
-            None,
-            "string",
-            |o, v| {
-                o.format = Some(v.to_owned());
-                Ok(())
-            },
-            FORMAT_HELP,
-        ),
+        FORMAT,
     ]],
     run: |context, o, _| {
         let current = contexts::current()?;

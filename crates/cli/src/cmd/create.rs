@@ -305,7 +305,7 @@ fn ulimit(o: &mut O, text: &str) -> Result<(), String> {
 
 /// Of the host by path, or a vendor's by its name in CDI.
 fn device(o: &mut O, text: &str) -> Result<(), String> {
-    if parse::is_cdi_device(text) {
+    if daemon::is_cdi_device(text) {
         let all = o.host.resources.device_requests.get_or_insert_default();
         match all.iter_mut().find(|r| r.driver == "cdi") {
             Some(known) => known

@@ -10,11 +10,23 @@ use jiff::tz::TimeZone;
 use serde_json::Value;
 
 use super::containers::{filter, with_filters};
-use crate::flags::{go_int, refused, switch, value};
+use crate::flags::{Flag, go_int, refused, switch, value};
 use crate::http::{Query, escape_path};
 use crate::human::{ago, ellipsis, short_id, size, size4};
 use crate::table::{Column, Format, LABEL_MAP, Row, Table, column, row};
 use crate::verb::{Context, Offer, Operands, Outcome, Verb};
+
+/// `--format` of every list.
+pub(crate) const FORMAT: Flag<ListOptions> = value(
+    "format",
+    None,
+    "string",
+    |o, v| {
+        o.format = Some(v.to_owned());
+        Ok(())
+    },
+    FORMAT_HELP,
+);
 
 pub(crate) const FORMAT_HELP: &str = "json, a template, or `table TEMPLATE`";
 
@@ -127,16 +139,7 @@ pub(crate) static PS: Verb<ListOptions> = Verb {
             },
             "Show n containers created last",
         ),
-        value(
-            "format",
-            None,
-            "string",
-            |o, v| {
-                o.format = Some(v.to_owned());
-                Ok(())
-            },
-            FORMAT_HELP,
-        ),
+        FORMAT,
         value(
             "filter",
             Some('f'),
@@ -346,16 +349,7 @@ pub(crate) static IMAGES: Verb<ListOptions> = Verb {
         switch("quiet", Some('q'), |o, v| o.quiet = v, "Only IDs"),
         switch("no-trunc", None, |o, v| o.no_trunc = v, "Do not cut"),
         switch("digests", None, |o, v| o.digests = v, "Show digests"),
-        value(
-            "format",
-            None,
-            "string",
-            |o, v| {
-                o.format = Some(v.to_owned());
-                Ok(())
-            },
-            FORMAT_HELP,
-        ),
+        FORMAT,
         value(
             "filter",
             Some('f'),
@@ -478,16 +472,7 @@ pub(crate) static HISTORY: Verb<ListOptions> = Verb {
         ),
         switch("quiet", Some('q'), |o, v| o.quiet = v, "Only IDs"),
         switch("no-trunc", None, |o, v| o.no_trunc = v, "Do not cut"),
-        value(
-            "format",
-            None,
-            "string",
-            |o, v| {
-                o.format = Some(v.to_owned());
-                Ok(())
-            },
-            FORMAT_HELP,
-        ),
+        FORMAT,
         value(
             "platform",
             None,
@@ -572,16 +557,7 @@ pub(crate) static VOLUME_LS: Verb<ListOptions> = Verb {
             |o, v| o.trash = v,
             "Removed volumes that `volume restore` brings back",
         ),
-        value(
-            "format",
-            None,
-            "string",
-            |o, v| {
-                o.format = Some(v.to_owned());
-                Ok(())
-            },
-            FORMAT_HELP,
-        ),
+        FORMAT,
         value(
             "filter",
             Some('f'),

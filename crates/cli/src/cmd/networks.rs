@@ -9,7 +9,7 @@ use api::network::{
 };
 
 use super::containers::{PruneOptions, confirmed, filter, with_filters};
-use super::lists::{FORMAT_HELP, ListOptions, id_of, with_labels};
+use super::lists::{FORMAT, ListOptions, id_of, with_labels};
 use crate::flags::{refused, switch, value};
 use crate::http::{Body, HttpError, Query, Response, escape};
 use crate::parse;
@@ -317,16 +317,7 @@ pub(crate) static LS: Verb<ListOptions> = Verb {
     flags: &[&[
         switch("quiet", Some('q'), |o, v| o.quiet = v, "Only IDs"),
         switch("no-trunc", None, |o, v| o.no_trunc = v, "Do not cut"),
-        value(
-            "format",
-            None,
-            "string",
-            |o, v| {
-                o.format = Some(v.to_owned());
-                Ok(())
-            },
-            FORMAT_HELP,
-        ),
+        FORMAT,
         value(
             "filter",
             Some('f'),

@@ -508,12 +508,6 @@ mod tests {
             "networks::",
             "testkit/networks::networks_by_the_docker_command",
         ),
-        ("build::cancel", "daemon/wire::what_is_not_there_says_so"),
-        (
-            "build::prune",
-            "testkit/build::the_cache_is_told_of_and_pruned",
-        ),
-        ("build::", "testkit/build::a_build_by_the_docker_command"),
         ("plimsoll::fsck", "daemon/streams::the_store_is_checked"),
         (
             "plimsoll::doctor",
@@ -555,7 +549,6 @@ mod tests {
                 "absent::swarm_verbs" => "refused: not part of this engine",
                 "absent::swarm" => "answered as by a dockerd outside of a swarm",
                 "absent::no_plugins" | "absent::no_such_plugin" => "there are none",
-                "build::cancel" => "refused by name: not built yet",
                 _ => "refused by name: not built yet",
             };
             let part = match route.part {

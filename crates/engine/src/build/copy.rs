@@ -16,7 +16,7 @@ use store::pick::{self, Choice, Found, Picked, Resolved, Rules};
 use super::{BuildFailure, Builder, Done, cache, context, digest, glob, refused};
 use crate::error::Error;
 use crate::images::long;
-use crate::inner::{Inner, now};
+use crate::inner::Inner;
 
 /// Of directories that a destination lacks.
 const DIRECTORY_MODE: u32 = 0o755;
@@ -99,14 +99,8 @@ impl Builder {
         if self.cached(&mut done.state, &key).await? {
             return Ok(());
         }
-        let step = Step {
-            parent: done.state.image.clone(),
-            config: done.state.with_layer(&created_by, now()),
-            key,
-            what: created_by,
-        };
-        let id = long(&self.engine, move |inner| job.make(inner, step)).await?;
-        self.made(&mut done.state, &id).await
+        let make = move |inner: &Inner, step| job.make(inner, step);
+        self.layer(&mut done.state, key, created_by, make).await
     }
 
     fn context(&self) -> From {
@@ -194,13 +188,7 @@ impl Builder {
         if self.cached(&mut done.state, &key).await? {
             return Ok(());
         }
-        let step = Step {
-            parent: done.state.image.clone(),
-            config: done.state.with_layer(&created_by, now()),
-            key,
-            what: created_by,
-        };
-        let id = long(&self.engine, move |inner| {
+        let make = move |inner: &Inner, step: Step| {
             let root = mount(inner, step.parent.as_deref())?;
             let owner = owner(root.as_ref(), &user)?;
             let at = place(root.as_ref(), &path)?;
@@ -209,9 +197,8 @@ impl Builder {
                 picked.directory(dir, DIRECTORY_MODE, owner);
             }
             store(inner, step, &picked)
-        })
-        .await?;
-        self.made(&mut done.state, &id).await
+        };
+        self.layer(&mut done.state, key, created_by, make).await
     }
 }
 

@@ -472,6 +472,24 @@ impl Builder {
         Ok(true)
     }
 
+    /// Makes the image of a step that adds files to what there is, and goes on from it.
+    async fn layer(
+        &mut self,
+        state: &mut State,
+        key: String,
+        created_by: String,
+        make: impl FnOnce(&Inner, Step) -> Result<String, Error> + Send + 'static,
+    ) -> Result<(), BuildFailure> {
+        let step = Step {
+            parent: state.image.clone(),
+            config: state.with_layer(&created_by, now()),
+            key,
+            what: created_by,
+        };
+        let id = long(&self.engine, move |inner| make(inner, step)).await?;
+        self.made(state, &id).await
+    }
+
     /// A step has become an image.
     async fn made(&mut self, state: &mut State, id: &str) -> Result<(), BuildFailure> {
         self.in_use.add(id);

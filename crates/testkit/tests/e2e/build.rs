@@ -13,8 +13,8 @@ use testkit::crash::{Acknowledged, Action, Scenario, every_step};
 use testkit::image::{BUSYBOX, Node, tar};
 use testkit::{Instance, Snapshot, until};
 
-use crate::attempt;
 use crate::crash::template;
+use crate::{attempt, said as text};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -56,12 +56,6 @@ impl Context {
         }
         tar(&entries)
     }
-}
-
-fn text(output: &Output) -> String {
-    let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
-    text.push_str(&String::from_utf8_lossy(&output.stderr));
-    text
 }
 
 /// `docker build`, as it is where there is no buildx.

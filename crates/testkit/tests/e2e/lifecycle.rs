@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use testkit::{Instance, Snapshot, until};
 
-use crate::{logs, post};
+use crate::{logs, post, said};
 
 #[test]
 fn a_container_from_create_to_remove() {
@@ -215,10 +215,7 @@ fn volumes_from_another_container() {
     std::fs::create_dir(&bind).unwrap();
     let run = |words: &str| {
         let words: Vec<&str> = words.split(' ').collect();
-        let output = instance.docker(&words);
-        let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
-        text.push_str(&String::from_utf8_lossy(&output.stderr));
-        text.trim().to_owned()
+        said(&instance.docker(&words))
     };
     let image = testkit::image::BUSYBOX;
     run(&format!(

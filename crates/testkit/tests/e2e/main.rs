@@ -24,8 +24,17 @@ mod remote;
 mod restart;
 mod vm;
 
+use std::process::Output;
+
 use serde_json::Value;
 use testkit::{Instance, Response};
+
+/// What a command said on both streams.
+fn said(output: &Output) -> String {
+    let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
+    text.push_str(&String::from_utf8_lossy(&output.stderr));
+    text.trim().to_owned()
+}
 
 /// Combined stdout of a container's log.
 #[track_caller]

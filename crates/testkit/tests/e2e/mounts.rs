@@ -1,22 +1,16 @@
 //! What is mounted in containers beyond directories of the host: parts of volumes, images, volumes with
 //! options of the driver `local`, another container's /dev/shm.
 
-use std::process::Output;
-
 use testkit::image::{BUSYBOX, Image, Node};
 use testkit::instance::command;
 use testkit::{Instance, Snapshot};
+
+use crate::said as text;
 
 /// Words of one command of ours: what it said on both streams.
 fn said(instance: &Instance, words: &str) -> String {
     let words: Vec<&str> = words.split(' ').collect();
     text(&instance.plimsoll(&words))
-}
-
-fn text(output: &Output) -> String {
-    let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
-    text.push_str(&String::from_utf8_lossy(&output.stderr));
-    text.trim().to_owned()
 }
 
 /// A container that ran this in the shell, and is gone.

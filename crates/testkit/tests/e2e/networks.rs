@@ -13,7 +13,7 @@ use testkit::conservation::Snapshot;
 use testkit::crash::{Action, Scenario, every_step};
 use testkit::{Instance, until};
 
-use crate::{attempt, crash, post};
+use crate::{attempt, crash, post, said};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -56,12 +56,6 @@ fn serve(instance: &Instance, name: &str, port: &str) -> String {
 #[track_caller]
 fn wait_for(instance: &Instance, to: &str) -> String {
     until(&format!("an answer at {to}"), SOON, || fetch(instance, to))
-}
-
-fn said(output: std::process::Output) -> String {
-    let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
-    text.push_str(&String::from_utf8_lossy(&output.stderr));
-    text.trim().to_owned()
 }
 
 pub(crate) fn address(instance: &Instance, id: &str, network: &str) -> String {
@@ -234,7 +228,7 @@ fn networks_by_the_docker_command() {
     let clean = Snapshot::take(&instance);
     let docker = |words: &str| {
         let words: Vec<&str> = words.split(' ').collect();
-        said(instance.docker(&words))
+        said(&instance.docker(&words))
     };
     docker("network create --subnet 10.9.0.0/24 --gateway 10.9.0.9 --label a=b one");
     docker("network create --internal --ipv6 two");
@@ -253,7 +247,7 @@ fn networks_by_the_docker_command() {
     // not wget: a static busybox of glibc dies at looking names up
     let get = |from: &str, to: &str| {
         let ask = format!("printf 'GET /passwd HTTP/1.0\\r\\n\\r\\n' | nc -w 1 {to} 80");
-        said(instance.docker(&["exec", from, "sh", "-c", &ask]))
+        said(&instance.docker(&["exec", from, "sh", "-c", &ask]))
     };
     let reached = || get("other", "10.9.0.50").contains("root").then_some(());
     until("the server to answer a member", SOON, reached);
@@ -332,7 +326,7 @@ fn without_a_bridge_nothing_is_touched() {
     let forward = || std::fs::read_to_string("/proc/sys/net/ipv4/ip_forward").unwrap();
     assert_eq!(instance.inside(forward).trim(), "0");
     let done = instance.docker(&["run", "--rm", testkit::image::BUSYBOX, "ip", "-o", "link"]);
-    let text = said(done);
+    let text = said(&done);
     assert!(text.contains("lo:") && !text.contains("eth0"), "{text}");
     assert_eq!(instance.inside(net_links), ["lo"]);
 }

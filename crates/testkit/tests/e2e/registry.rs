@@ -10,17 +10,11 @@ use testkit::registry::{Asked, Debian, Reply, Scripted, Wants};
 use testkit::{Instance, Response, until};
 
 use crate::crash::{goes_on, template};
-use crate::{attempt, post};
-
-fn said(output: std::process::Output) -> String {
-    let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
-    text.push_str(&String::from_utf8_lossy(&output.stderr));
-    text.trim().to_owned()
-}
+use crate::{attempt, post, said};
 
 fn docker(instance: &Instance, words: &str) -> String {
     let words: Vec<&str> = words.split(' ').collect();
-    said(instance.docker(&words))
+    said(&instance.docker(&words))
 }
 
 /// Two layers, the upper one long enough to break off in the middle.
@@ -394,7 +388,7 @@ fn push_and_pull_by_our_own_command_line() {
             .stderr(std::process::Stdio::piped());
         let mut child = command.spawn().unwrap();
         std::io::Write::write_all(&mut child.stdin.take().unwrap(), input.as_bytes()).unwrap();
-        said(child.wait_with_output().unwrap())
+        said(&child.wait_with_output().unwrap())
     };
     plimsoll(&one, &format!("tag {BUSYBOX} {at}/a/b"), "");
     let refused = plimsoll(&one, &format!("push {at}/a/b"), "");

@@ -13,6 +13,8 @@ use testkit::image::BUSYBOX;
 use testkit::instance::command;
 use testkit::{Instance, Snapshot};
 
+use crate::said as text;
+
 /// An authority, what it gave the server and a client, and a client of another authority.
 struct Papers(tempfile::TempDir);
 
@@ -109,12 +111,6 @@ fn docker(instance: &Instance, papers: &Papers, who: &str) -> Command {
     docker.args(["--tlscert", &papers.path(&format!("{who}.pem"))]);
     docker.args(["--tlskey", &papers.path(&format!("{who}.key"))]);
     docker
-}
-
-fn text(output: &Output) -> String {
-    let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
-    text.push_str(&String::from_utf8_lossy(&output.stderr));
-    text.trim().to_owned()
 }
 
 fn fed(mut command: Command, input: &[u8]) -> Output {

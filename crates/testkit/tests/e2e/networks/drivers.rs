@@ -61,7 +61,7 @@ pub(crate) fn within<T: Send>(namespace: &Namespace, work: impl FnOnce() -> T + 
 
 fn docker(instance: &Instance, words: &str) -> String {
     let words: Vec<&str> = words.split(' ').collect();
-    said(instance.docker(&words))
+    said(&instance.docker(&words))
 }
 
 const IMAGE: &str = testkit::image::BUSYBOX;
@@ -124,7 +124,7 @@ fn gateway_modes_by_the_docker_command() {
     assert!(fetch(&instance, "10.7.0.2:80").is_none());
     let ask = "printf 'GET /passwd HTTP/1.0\\r\\n\\r\\n' | nc -w 2 10.7.0.2 80";
     let member = ["run", "--rm", "--network", "alone", IMAGE, "sh", "-c", ask];
-    let asked = said(instance.docker(&member));
+    let asked = said(&instance.docker(&member));
     assert!(asked.contains("root"), "{asked}");
     instance.remove("web");
     for network in ["one", "open", "alone"] {

@@ -4,7 +4,7 @@ use super::*;
 
 fn docker(instance: &Instance, words: &str) -> String {
     let words: Vec<&str> = words.split(' ').collect();
-    said(instance.docker(&words))
+    said(&instance.docker(&words))
 }
 
 const IMAGE: &str = testkit::image::BUSYBOX;
@@ -171,7 +171,7 @@ fn settings_that_do_not_go_together_are_refused_by_name() {
             .args(flags)
             .output()
             .unwrap();
-        let text = said(output);
+        let text = said(&output);
         assert!(text.contains(word), "{flags:?}: {text}");
     }
 }
